@@ -1,0 +1,200 @@
+"""Processes, as proc(5) shows them: who has a socket open, who descends from whom.
+
+Processes come and go while one looks. Whatever vanishes or may not be looked at is left out or
+answered with None; nothing here raises for it.
+"""
+
+import functools
+import os
+import shlex
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+__all__ = [
+    "Process",
+    "command_line",
+    "descendants",
+    "describe",
+    "is_running",
+    "owners",
+    "thread_group",
+    "user_of",
+]
+
+
+class Process(NamedTuple):
+    """A process, in the words of an error message."""
+
+    pid: int
+    uid: int | None
+    """Its real user id, None where it cannot be read."""
+    command: str
+    """As `command_line` gives it."""
+
+
+def describe(pid: int) -> Process | None:
+    """Return what can be said about process `pid`, or None if there is no such process."""
+    command = command_line(pid)
+    return None if command is None else Process(pid, user_of(pid), command)
+
+
+def owners(
+    inodes: Collection[int], *, within: Collection[int] | None = None
+) -> dict[int, list[int]]:
+    """Return who has the sockets with these inode numbers open: inode -> sorted process ids.
+
+    Looks through /proc/PID/fd of the processes in `within`, or of all. Whose descriptors may not
+    be read (another user's, see PTRACE_MODE_READ_FSCREDS in ptrace(2)) is passed over. An inode
+    that nobody visible has open is no key of the result.
+    """
+    # No process has a socket of inode 0 open: it is the kernel's word for "none any more".
+    wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
+    found: dict[int, list[int]] = {}
+    if not wanted:
+        return found
+    for pid in sorted(set(_all_pids() if within is None else within)):
+        for inode in _open_among(pid, wanted):
+            found.setdefault(inode, []).append(pid)
+    return found
+
+
+def _open_among(pid: int, wanted: dict[str, int]) -> set[int]:
+    folder = f"/proc/{pid}/fd"
+    seen: set[int] = set()
+    try:
+        for descriptor in os.listdir(folder):
+            try:
+                inode = wanted.get(os.readlink(f"{folder}/{descriptor}"))
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            if inode is not None:
+                seen.add(inode)
+    except OSError:
+        pass  # another user's, or gone; what was seen before that stands
+    return seen
+
+
+def descendants(pid: int) -> list[int]:
+    """Return `pid` and the processes below it that are running, every parent before its children.
+
+    Empty if `pid` itself is not running. A process whose parent exited belongs to init, or to a
+    subreaper, and is no descendant any more. What is started or ends meanwhile may be missed
+    (proc_tid_children(5)): a wait loop asks again.
+    """
+    children = _children if _has_children_files() else functools.partial(_lookup, _child_map())
+    tree = [pid] if is_running(pid) else []
+    seen = {pid}  # a number given out anew while we look could otherwise lead in a circle
+    for parent in tree:  # grows as it goes
+        for child in children(parent):
+            if child not in seen and is_running(child):
+                seen.add(child)
+                tree.append(child)
+    return tree
+
+
+@functools.cache
+def _has_children_files() -> bool:
+    return os.path.exists("/proc/thread-self/children")  # CONFIG_PROC_CHILDREN
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, _read(f"/proc/{pid}/task/{tid}/children").split())
+    except OSError:
+        pass
+    return found
+
+
+def _child_map() -> dict[int, list[int]]:
+    """Return parent -> children for the whole machine, for kernels without children files."""
+    result: dict[int, list[int]] = {}
+    for pid in _all_pids():
+        if (fields := _stat_fields(pid)) is not None:
+            result.setdefault(int(fields[1]), []).append(pid)
+    return result
+
+
+def _lookup(children: dict[int, list[int]], pid: int) -> list[int]:
+    return children.get(pid, [])
+
+
+def command_line(pid: int) -> str | None:
+    r"""Return the command line of process `pid`, quoted for a shell; None if there is none.
+
+    A process without one, a kernel thread or a zombie, gives its name in brackets: ``[comm]``.
+    Bytes that are no UTF-8 are written ``\\xNN``, so that the text can always be printed.
+    """
+    try:
+        # Programs that set their own title leave NULs behind it, any number of them.
+        text = _read(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "backslashreplace")
+        if text:
+            return shlex.join(text.split("\0"))
+        name = _read(f"/proc/{pid}/comm").rstrip(b"\n").decode("utf-8", "backslashreplace")
+    except OSError:
+        return None
+    return f"[{name}]"
+
+
+def user_of(pid: int) -> int | None:
+    """Return the real user id of process `pid` (proc_pid_status(5)), None if it is gone."""
+    return _status_number(pid, b"Uid:")
+
+
+def thread_group(tid: int) -> int | None:
+    """Return the id of the process that thread `tid` belongs to, None if it is gone.
+
+    Asks for Tgid in /proc/TID/status, which exists for every thread though no listing shows it.
+    """
+    return _status_number(tid, b"Tgid:")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether process `pid` exists and still runs, which a zombie does not."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        return False
+    if fields[0] not in (b"Z", b"X"):
+        return True
+    # That is the first thread's state. It may have ended and left the process to other threads.
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
+
+
+def _status_number(pid: int, key: bytes) -> int | None:
+    try:
+        for line in _read(f"/proc/{pid}/status").splitlines():
+            if line.startswith(key):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return None
+
+
+def _stat_fields(pid: int) -> list[bytes] | None:
+    """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5))."""
+    try:
+        # The name before them is in parentheses, and may hold blanks and parentheses itself.
+        return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def _all_pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _read(path: str) -> bytes:
+    # Half the price of open(), which also asks for the size and the kind of the file.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = chunk = os.read(descriptor, 1 << 12)
+        while chunk:
+            chunk = os.read(descriptor, 1 << 16)
+            data += chunk
+        return data
+    finally:
+        os.close(descriptor)
