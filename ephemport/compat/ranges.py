@@ -1,0 +1,62 @@
+"""The documented table: which numbers a category has on which worker slot."""
+
+import os
+import re
+import zlib
+from typing import NamedTuple
+
+NUMBERS_PER_SLOT = 100
+# A category has 1,000 numbers; from gw10 on workers share slots and the holds keep them apart.
+SLOTS = 10
+
+
+class Category(NamedTuple):
+    """A kind of server or client with a range of its own, which begins at `start`."""
+
+    start: int
+    description: str
+
+
+CATEGORIES: dict[str, Category] = {
+    "servers": Category(10000, "servers under test"),
+    "clients": Category(11000, "clients that listen themselves"),
+    "federation": Category(12000, "links between servers"),
+    "testing": Category(13000, "everything else"),
+}
+
+
+def worker_range(category: str, worker_id: str | None = None) -> range:
+    """The documented numbers of `category` for a worker: `worker_range("servers", "gw2")`.
+
+    Without a `worker_id` that of this process. Raises ValueError for an unknown category.
+    """
+    start = category_named(category).start + worker_slot(worker_id) * NUMBERS_PER_SLOT
+    return range(start, start + NUMBERS_PER_SLOT)
+
+
+def worker_slot(worker_id: str | None = None) -> int:
+    """The slot of a worker, 0 to 9: gw0 and a run without workers have the first, gw1 the second.
+
+    An id that is not of xdist's form gets a slot of its own choosing, the same every time.
+    """
+    worker = current_worker(worker_id)
+    if worker == "master":
+        return 0
+    numbered = re.fullmatch(r"gw(\d+)", worker)
+    number = int(numbered[1]) if numbered else zlib.crc32(worker.encode())
+    return number % SLOTS
+
+
+def current_worker(worker_id: str | None = None) -> str:
+    """`worker_id` if given, else this process's id as an xdist worker, else "master"."""
+    if worker_id is not None and not isinstance(worker_id, str):
+        raise TypeError(f"worker_id must be a string such as 'gw0', not {worker_id!r}")
+    return worker_id or os.environ.get("PYTEST_XDIST_WORKER") or "master"
+
+
+def category_named(category: str) -> Category:
+    """The category of that name. Raises ValueError with the known ones."""
+    found = CATEGORIES.get(category) if isinstance(category, str) else None
+    if found is None:
+        raise ValueError(f"unknown category {category!r}; known are {', '.join(CATEGORIES)}")
+    return found
