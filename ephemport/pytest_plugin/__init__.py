@@ -1,0 +1,95 @@
+"""The pytest plugin: options, markers, the report header, and the fixtures' registration."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from ephemport._kernel.port_range import ephemeral_range
+from ephemport._sources import MODES, mode_named
+from ephemport.compat.allocator import default_allocator
+from ephemport.compat.ranges import CATEGORIES, current_worker, worker_range, worker_slot
+from ephemport.pytest_plugin.fixtures import (
+    client_port,
+    federation_port,
+    port_allocator,
+    port_pair,
+    reservation,
+    reserve_port,
+    server_cluster_ports,
+    server_port,
+    session_reserve_port,
+    test_port,
+)
+from ephemport.pytest_plugin.leaks import LEAKS
+
+__all__ = [
+    "client_port",
+    "federation_port",
+    "port_allocator",
+    "port_pair",
+    "reservation",
+    "reserve_port",
+    "server_cluster_ports",
+    "server_port",
+    "session_reserve_port",
+    "test_port",
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    modes = f"one of {', '.join(MODES)}, or portserver:ADDRESS"
+    group = parser.getgroup("ephemport", "ports that are held until their servers have them")
+    group.addoption(
+        "--ephemport-mode",
+        metavar="MODE",
+        help=f"where port numbers come from: {modes} (default: ephemeral)",
+    )
+    parser.addini("ephemport_mode", f"where port numbers come from: {modes}")
+    parser.addini(
+        "ephemport_leaks",
+        "what to do when a test's number still has a listener at teardown: warn, error or ignore",
+        default="warn",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in ("slow: takes long", "integration: needs more than the code under test"):
+        config.addinivalue_line("markers", marker)
+    leaks = config.getini("ephemport_leaks")
+    if leaks not in LEAKS:
+        raise pytest.UsageError(
+            f"ephemport: unknown ephemport_leaks {leaks!r}; known are {', '.join(LEAKS)}"
+        )
+    defaults = ExitStack()
+    defaults.enter_context(default_allocator(_mode(config)))
+    config.add_cleanup(defaults.close)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    mode = _mode(config)
+    workers = config.getoption("tx", default=None) or []
+    if workers:
+        slots = ", ".join(f"gw{n} {worker_slot(f'gw{n}')}" for n in range(min(len(workers), 4)))
+        where = f"worker slots {slots}{', ...' if len(workers) > 4 else ''}"
+    else:
+        where = f"worker slot {worker_slot()} ({current_worker()})"
+    if mode == "fixed":
+        worker = "gw0" if workers else None
+        ranges = {name: worker_range(name, worker) for name in CATEGORIES}
+        numbers = ", ".join(f"{name} {r.start}-{r.stop - 1}" for name, r in ranges.items())
+        numbers = f"in the first: {numbers}" if workers else numbers
+    elif mode == "ephemeral":
+        assigned = ephemeral_range()
+        numbers = f"range {assigned.start}-{assigned.stop - 1}"
+    else:
+        numbers = "range of the portserver"
+    return f"ephemport: mode {mode}, {where}, {numbers}"
+
+
+def _mode(config: pytest.Config) -> str:
+    try:
+        return mode_named(
+            config.getoption("--ephemport-mode") or config.getini("ephemport_mode") or None
+        )
+    except ValueError as error:
+        raise pytest.UsageError(f"ephemport: {error}") from None

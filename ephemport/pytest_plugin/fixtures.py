@@ -1,0 +1,96 @@
+"""The fixtures. Each holds its numbers until teardown, and there looks for servers left behind."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ephemport._request import Request
+from ephemport._reservation import Reservation
+from ephemport.compat.allocator import NestedAllocator, PortAllocator, get_port_allocator
+from ephemport.pytest_plugin.leaks import report_leaks
+
+
+@pytest.fixture
+def port_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]:
+    """The process's PortAllocator; what the test took and did not give back is released for it."""
+    with _own_allocator(request) as allocator:
+        yield allocator
+
+
+@pytest.fixture
+def test_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A held number of the category "testing"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port("testing")
+
+
+@pytest.fixture
+def server_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A held number of the category "servers"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port("servers")
+
+
+@pytest.fixture
+def client_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A held number of the category "clients"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port("clients")
+
+
+@pytest.fixture
+def federation_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A held number of the category "federation"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port("federation")
+
+
+@pytest.fixture
+def port_pair(request: pytest.FixtureRequest) -> Iterator[list[int]]:
+    """Two held numbers of the category "testing"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port_range(2, "testing")
+
+
+@pytest.fixture
+def server_cluster_ports(request: pytest.FixtureRequest) -> Iterator[list[int]]:
+    """Four held numbers of the category "servers"."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate_port_range(4, "servers")
+
+
+@pytest.fixture
+def reservation(request: pytest.FixtureRequest) -> Iterator[Reservation]:
+    """A Reservation, from the mode's source (category "testing")."""
+    with _own_allocator(request) as allocator:
+        yield allocator.allocate("testing", Request())
+
+
+@pytest.fixture
+def reserve_port(request: pytest.FixtureRequest) -> Iterator[Callable[..., Reservation]]:
+    """A factory of Reservations that takes `reserve()`'s arguments; released with the test."""
+    with _own_allocator(request) as allocator:
+        yield _factory(allocator)
+
+
+@pytest.fixture(scope="session")
+def session_reserve_port(request: pytest.FixtureRequest) -> Iterator[Callable[..., Reservation]]:
+    """`reserve_port` for fixtures of wider scope; released with the session (of this worker)."""
+    with _own_allocator(request) as allocator:
+        yield _factory(allocator)
+
+
+@contextmanager
+def _own_allocator(request: pytest.FixtureRequest) -> Iterator[NestedAllocator]:
+    with get_port_allocator().nested() as allocator:
+        yield allocator
+        report_leaks(allocator.own_reservations, request)
+
+
+def _factory(allocator: PortAllocator) -> Callable[..., Reservation]:
+    def reserve_port(**arguments: Any) -> Reservation:
+        return allocator.allocate("testing", Request(**arguments))
+
+    return reserve_port

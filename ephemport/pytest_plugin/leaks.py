@@ -1,0 +1,34 @@
+"""Servers that outlive their test: looked for at teardown, while the number is still held."""
+
+import warnings
+from collections.abc import Iterable
+
+import pytest
+
+from ephemport._errors import LeakedServerWarning
+from ephemport._listeners import listeners, listening_records
+from ephemport._reservation import Reservation
+
+LEAKS = ("warn", "error", "ignore")
+
+
+def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureRequest) -> None:
+    """Warn of, or fail for, each held number that still has a listener (ini `ephemport_leaks`)."""
+    policy = request.config.getini("ephemport_leaks")
+    if policy == "ignore":
+        return
+    leaks = [
+        str(listener)
+        for reservation in reservations
+        if not reservation.released and listening_records(reservation.port, reservation.protocol)
+        for listener in listeners(reservation.port)
+    ]
+    if not leaks:
+        return
+    message = (
+        f"a server outlives {request.node.nodeid or 'the session'}: {'; '.join(leaks)}. Stop it "
+        f"in the teardown of what started it ({request.fixturename} lets the number go now)"
+    )
+    if policy == "error":
+        pytest.fail(message, pytrace=False)
+    warnings.warn(LeakedServerWarning(message), stacklevel=1)
