@@ -1,0 +1,32 @@
+"""The options that say which numbers: shared by the commands that reserve some."""
+
+import argparse
+
+from ephemport._request import Request
+from ephemport._reservation import Reservation
+from ephemport._sources import MODES
+from ephemport.compat.allocator import PortAllocator
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --host and --mode."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where the servers will bind (default: 127.0.0.1); what is held covers every address",
+    )
+    parser.add_argument(
+        "--mode",
+        help=f"where the numbers come from: {', '.join(MODES)} or portserver:ADDRESS "
+        "(default: the environment's EPHEMPORT_MODE, else ephemeral)",
+    )
+
+
+def reserve_all(mode: str | None, requests: list[Request]) -> list[Reservation]:
+    """One reservation for each request, or none at all."""
+    allocator = PortAllocator(mode)
+    try:
+        return [allocator.allocate("testing", request) for request in requests]
+    except BaseException:
+        allocator.release_all()
+        raise

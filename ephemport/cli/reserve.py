@@ -1,0 +1,148 @@
+"""`ephemport reserve`: print numbers, and hold them for whoever asked."""
+
+import argparse
+import errno
+import os
+import select
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from ephemport import EphemportError, Reservation
+from ephemport._request import HANDOFFS, PROTOCOLS, Request, checked_count
+from ephemport.cli import numbers
+
+_EXAMPLES = """\
+examples:
+  PORT=$(ephemport reserve --for $$)     held until this shell ends
+  ephemport reserve -n 3                 held until standard input closes (Ctrl-D) or Ctrl-C
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "reserve",
+        help="print numbers and hold them",
+        description="Print numbers, one a line, and hold them until standard input closes, until "
+        "told to stop (SIGINT, SIGTERM, SIGHUP), or with --for until a process ends.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-n", type=int, default=1, metavar="COUNT", help="how many (default: 1)")
+    parser.add_argument(
+        "--for",
+        dest="holder_for",
+        type=int,
+        metavar="PID",
+        help="return at once; a small background process holds the numbers until PID ends",
+    )
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="tcp", help="default: tcp")
+    parser.add_argument(
+        "--handoff", choices=HANDOFFS[:2], default="takeover", help="default: takeover"
+    )
+    numbers.add_options(parser)
+    parser.set_defaults(action=_reserve)
+
+
+def _reserve(options: argparse.Namespace) -> int:
+    count = checked_count(options.n)
+    request = Request(options.host, options.protocol, handoff=options.handoff)
+    if options.holder_for is not None:
+        return _hold_for(options.holder_for, options.mode, [request] * count)
+    # Before the first number is printed: whoever reads it may stop us at once.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    reservations: list[Reservation] = []
+    try:
+        reservations = numbers.reserve_all(options.mode, [request] * count)
+        _print(reservations)
+        _wait_for_end_of_input()
+    except _Stopped:
+        pass
+    finally:
+        for reservation in reservations:
+            reservation.release()
+    return 0
+
+
+class _Stopped(BaseException):
+    pass
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def _print(reservations: list[Reservation]) -> None:
+    for reservation in reservations:
+        print(reservation.port)
+    sys.stdout.flush()
+
+
+def _wait_for_end_of_input() -> None:
+    # A background job may not read its terminal (man 7 credentials): then only signals end it.
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+    try:
+        while os.read(0, 65536):
+            pass
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return
+        if error.errno != errno.EIO:
+            raise
+        while True:
+            signal.pause()
+
+
+def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
+    """Fork first, reserve in the child: a forked child keeps none of its parent's holds."""
+    if pid <= 0:
+        raise ValueError(f"--for takes the id of a running process, not {pid}")
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise EphemportError(
+            f"cannot hold for process {pid}: there is none; in a shell its own id is $$"
+        ) from None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        # Whatever happens, two processes never return from here.
+        try:
+            _hold_in_background(watched, writer, mode, requests)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    os.close(watched)
+    with os.fdopen(reader, encoding="utf-8") as told:
+        answer = told.read()
+    if not answer.startswith("held\n"):
+        raise EphemportError(answer or "the background process ended before it held a number")
+    sys.stdout.write(answer.removeprefix("held\n"))
+    return 0
+
+
+def _hold_in_background(
+    watched: int, writer: int, mode: str | None, requests: list[Request]
+) -> None:
+    os.setsid()
+    try:
+        reservations = numbers.reserve_all(mode, requests)
+        answer = "".join(f"{reservation.port}\n" for reservation in reservations)
+        answer = f"held\n{answer}"
+    except (EphemportError, ValueError, OSError) as error:
+        reservations, answer = [], str(error)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.write(writer, answer.encode())
+    os.close(writer)
+    if reservations:
+        # A pidfd is readable when its process has ended (man 2 pidfd_open).
+        select.select([watched], [], [])
+        for reservation in reservations:
+            reservation.release()
+    os._exit(0)
