@@ -11,7 +11,8 @@ from ephemport._errors import (
     WrongListener,
 )
 from ephemport._listeners import Holder, Listener, holders, listeners
-from ephemport._reservation import Reservation, ReservationGroup, reserve, reserve_many
+from ephemport._reservation import Reservation, ReservationGroup, adopt, reserve, reserve_many
+from ephemport._takeover import wait_listening
 
 __version__ = "0.1.0"
 
@@ -28,8 +29,10 @@ __all__ = [
     "ServerExited",
     "TakeoverTimeout",
     "WrongListener",
+    "adopt",
     "holders",
     "listeners",
     "reserve",
     "reserve_many",
+    "wait_listening",
 ]

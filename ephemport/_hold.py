@@ -59,13 +59,13 @@ class Lease(Protocol):
 class Hold:
     """One number and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
 
-    __slots__ = ("_sockets", "lease", "lost_to_fork_of", "port")
+    __slots__ = ("_sockets", "gone_to", "lease", "port")
 
     def __init__(self, port: int, sockets: tuple[SocketType, ...]) -> None:
         self.port = port
         self._sockets = sockets
         self.lease: Lease | None = None
-        self.lost_to_fork_of: int | None = None
+        self.gone_to: str | None = None
         _live.add(self)
 
     @property
@@ -93,7 +93,7 @@ class Hold:
         for sock in self._sockets:
             sock.close()
         self._sockets = ()
-        self.lost_to_fork_of = parent
+        self.gone_to = f"pid {parent}, which this process was forked from"
         if self.lease is not None:
             self.lease.abandon()
             self.lease = None

@@ -5,7 +5,6 @@ excepted). It says where `listen()` listens, and what stands in URLs.
 """
 
 import errno
-import ipaddress
 import socket
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +29,7 @@ class Endpoint(NamedTuple):
     @property
     def is_wildcard(self) -> bool:
         """Whether this is 0.0.0.0 or ::."""
-        return ipaddress.ip_address(self.address).is_unspecified
+        return self.address in ("0.0.0.0", "::")
 
 
 def endpoint(host: str) -> Endpoint:

@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from operator import index
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 from ephemport._hold import smallest_receive_buffer
 from ephemport._kernel.processes import command_line, owners
 from ephemport._kernel.sockets import SocketRecord, State, read_sockets
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """A socket that listens (TCP) or receives (UDP) on a number.
 
     `uid` owns the socket. `pid` and `command` are None when the process is another user's that we
@@ -30,8 +28,7 @@ class Listener:
         return _describe(self, "listens on")
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """A socket that is bound to a number and does not listen. The fields are a Listener's."""
 
     port: int
@@ -51,7 +48,9 @@ def listeners(port: SupportsIndex | None = None) -> list[Listener]:
     Asks the kernel (sock_diag, else /proc/net), connects to nobody. `port` is an int or a
     Reservation; ValueError if it is no port.
     """
-    return [Listener(*_with_owner(*found)) for found in _owned(listening_records(_maybe(port)))]
+    records = listening_records(_maybe(port))
+    pids = owners_of(records)
+    return [listener_of(record, pids.get(record.inode)) for record in records]
 
 
 def holders(port: SupportsIndex | None = None) -> list[Holder]:
@@ -60,7 +59,14 @@ def holders(port: SupportsIndex | None = None) -> list[Holder]:
     Needs Linux 6.8 for TCP (sock_diag, state TCP_BOUND_INACTIVE): where the kernel is older, none
     are seen.
     """
-    return [Holder(*_with_owner(*found)) for found in _owned(_holding_records(_maybe(port)))]
+    records = _holding_records(_maybe(port))
+    pids = owners_of(records)
+    return [Holder(*_fields(record, pids.get(record.inode))) for record in records]
+
+
+def listener_of(record: SocketRecord, pids: Sequence[int] | None) -> Listener:
+    """The Listener that a record of the kernel's and the processes that have it open make."""
+    return Listener(*_fields(record, pids))
 
 
 def listening_records(port: int | None, protocol: str = "both") -> list[SocketRecord]:
@@ -127,14 +133,10 @@ def _is_udp_hold(record: SocketRecord) -> bool:
     return record.receive_buffer is not None and record.receive_buffer <= smallest_receive_buffer()
 
 
-def _owned(records: Sequence[SocketRecord]) -> list[tuple[SocketRecord, int | None]]:
-    pids = owners_of(records)
-    return [(record, next(iter(pids.get(record.inode, ())), None)) for record in records]
-
-
-def _with_owner(
-    record: SocketRecord, pid: int | None
+def _fields(
+    record: SocketRecord, pids: Sequence[int] | None
 ) -> tuple[int, str, str, int, int | None, str | None]:
+    pid = pids[0] if pids else None
     command = None if pid is None else command_line(pid)
     return (record.port, record.address, record.protocol, record.uid, pid, command)
 

@@ -1,18 +1,25 @@
 """A reservation: a number and the hold that keeps it, from `reserve()` until `release()`."""
 
-import os
 import socket
 import warnings
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from ephemport._errors import ReservationReleased
-from ephemport._hold import Hold
-from ephemport._host import endpoint, make_url
-from ephemport._request import Request, checked_count, unavailable
+from ephemport._handoff import Argument, Handed, listening_sockets, popen
+from ephemport._hold import Hold, lock
+from ephemport._host import make_url
+from ephemport._listeners import Listener
+from ephemport._request import Request, checked_count
 from ephemport._sources import Source
 from ephemport._sources.ephemeral import EPHEMERAL
+from ephemport._takeover import ProcessLike, wait_listening, wait_listening_async
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from ephemport._share import Offer
 
 
 class Reservation:
@@ -23,10 +30,11 @@ class Reservation:
     reservation is released: only the process that made it holds the number.
     """
 
-    __slots__ = ("__weakref__", "_hold", "handoff", "host", "port", "protocol")
+    __slots__ = ("__weakref__", "_hold", "_offer", "handoff", "host", "port", "protocol")
 
     def __init__(self, hold: Hold, host: str, protocol: str, handoff: str) -> None:
         self._hold = hold
+        self._offer: Offer | None = None
         self.port = hold.port
         self.host = host
         self.protocol = protocol
@@ -48,6 +56,8 @@ class Reservation:
 
     def release(self) -> None:
         """Let the number go. May be called often, and from any thread."""
+        if self._offer is not None:
+            self._offer.withdraw()
         self._hold.close()
 
     def listen(self, backlog: int | None = None) -> socket.socket:
@@ -55,27 +65,77 @@ class Reservation:
 
         Clients may connect at once: the kernel queues up to `backlog` of them (default: Python's,
         at most net.core.somaxconn). For UDP a bound socket that receives; for "both" the TCP one.
-        The socket is the caller's to close, and blocking; the hold stays.
+        The socket is the caller's to close, blocking, and not inherited by other programs unless
+        `set_inheritable(True)` says so; the hold stays.
         Raises ReservationReleased, or PortUnavailable when a server has taken over already.
         """
-        self._require_held("listen on")
-        where = endpoint(self.host)
-        try:
-            if self.protocol == "udp":
-                return self._hold.receiver(where)
-            return self._hold.listener(where, backlog)
-        except OSError as error:
-            raise unavailable(self.port, self.protocol, error, "listen on") from error
+        tcp_or_udp = "tcp" if self.protocol == "both" else self.protocol
+        return listening_sockets(self._handed("listen on")._replace(protocol=tcp_or_udp), backlog)[
+            0
+        ]
+
+    def wait_listening(
+        self, timeout: float = 10.0, process: ProcessLike | int | None = None
+    ) -> Listener:
+        """Return as soon as a server listens on the number; see `ephemport.wait_listening()`."""
+        return wait_listening(self, timeout, process=process)
+
+    async def wait_listening_async(
+        self, timeout: float = 10.0, process: ProcessLike | int | None = None
+    ) -> Listener:
+        """`wait_listening()` without blocking the event loop, under asyncio and trio."""
+        return await wait_listening_async(self, timeout, process=process)
+
+    def popen(
+        self,
+        args: Argument | Sequence[Argument],
+        activate: bool = False,
+        assist: bool = False,
+        **kwargs: Any,
+    ) -> "subprocess.Popen[Any]":
+        """Start a server: `subprocess.Popen(args, **kwargs)`, with its number filled in.
+
+        `{port}`, `{host}` and `{url}` in the arguments are replaced (`{{` and `}}` are literal).
+        activate: pass the listening sockets as descriptors 3, 4, ... with LISTEN_FDS, LISTEN_PID
+            and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs.
+        assist: set SO_REUSEADDR for a server that sets neither it nor SO_REUSEPORT, whenever it
+            or a descendant binds the number (`ephemport._assist` has the price).
+        Raises what Popen raises, ReservationReleased, and EphemportError when `assist` cannot be
+        had here.
+        """
+        return _popen([self], args, activate, assist, kwargs)
+
+    def share(self) -> str:
+        """A token with which another process of this user can `adopt()` the reservation.
+
+        It works once, on this machine, and dies with the reservation. This process's hold ends
+        when the adopter has the sockets.
+        """
+        from ephemport._share import Offer
+
+        self._require_held("share")
+        with lock:
+            if self._offer is None:
+                terms = {"host": self.host, "protocol": self.protocol, "handoff": self.handoff}
+                self._offer = Offer(self._hold, terms, self._adopted)
+            return self._offer.token
+
+    def _adopted(self, pid: int) -> None:
+        self._hold.gone_to = f"pid {pid}, which adopted it"
+        self._hold.close()
+
+    def _handed(self, verb: str) -> Handed:
+        self._require_held(verb)
+        return Handed(self._hold, self.host, self.protocol, f"{self.protocol}-{self.port}")
 
     def _require_held(self, verb: str) -> None:
         if self.released:
-            parent = self._hold.lost_to_fork_of
+            gone_to = self._hold.gone_to
             raise ReservationReleased(
                 f"cannot {verb} port {self.port}: "
                 + (
-                    f"this process (pid {os.getpid()}) was forked from pid {parent}, which keeps "
-                    "the number; reserve() here, or adopt() what the parent shares"
-                    if parent is not None
+                    f"it is held by {gone_to}; reserve() here, or adopt() what that process shares"
+                    if gone_to is not None
                     else "its reservation was released; reserve() another"
                 )
             )
@@ -92,7 +152,7 @@ class Reservation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hold.close()
+        self.release()
 
     async def __aenter__(self) -> "Reservation":
         return self
@@ -103,14 +163,13 @@ class Reservation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hold.close()
+        self.release()
 
     def __repr__(self) -> str:
         state = "held"
-        if self._hold.lost_to_fork_of is not None:
-            state = f"released here, held by pid {self._hold.lost_to_fork_of} before the fork"
-        elif self.released:
-            state = "released"
+        if self.released:
+            gone_to = self._hold.gone_to
+            state = "released" if gone_to is None else f"released here, held by {gone_to}"
         return (
             f"<Reservation {self.port} host={self.host!r} protocol={self.protocol!r} "
             f"handoff={self.handoff!r} {state}>"
@@ -119,7 +178,7 @@ class Reservation:
     def __del__(self) -> None:
         if not self._hold.closed:
             warnings.warn(f"unreleased {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._hold.close()
+            self.release()
 
 
 class ReservationGroup(Sequence[Reservation]):
@@ -142,6 +201,20 @@ class ReservationGroup(Sequence[Reservation]):
         """Let all numbers go. May be called often, and from any thread."""
         for reservation in self._reservations:
             reservation.release()
+
+    def popen(
+        self,
+        args: Argument | Sequence[Argument],
+        activate: bool = False,
+        assist: bool = False,
+        **kwargs: Any,
+    ) -> "subprocess.Popen[Any]":
+        """`Reservation.popen()` with all numbers.
+
+        `{port0}`, `{host0}`, `{url0}`, `{port1}`, ... in the arguments are replaced, and `{port}`,
+        `{host}`, `{url}` by the first.
+        """
+        return _popen(self._reservations, args, activate, assist, kwargs)
 
     @overload
     def __getitem__(self, position: int) -> Reservation: ...
@@ -225,6 +298,18 @@ def reserve_many(
     return reserve_many_from(EPHEMERAL, request, count, contiguous=contiguous)
 
 
+def adopt(token: str) -> Reservation:
+    """The reservation behind a token of `Reservation.share()`, held by this process from now on.
+
+    Raises EphemportError when the token is wrong, used, dead or another user's, ValueError and
+    TypeError for what is no token.
+    """
+    from ephemport import _share
+
+    hold, terms = _share.adopt(token)
+    return Reservation(hold, terms["host"], terms["protocol"], terms["handoff"])
+
+
 def reserve_from(source: Source, request: Request) -> Reservation:
     """`reserve()`, with the numbers of `source`."""
     return Reservation(request.hold_one(source), request.host, request.protocol, request.handoff)
@@ -240,3 +325,20 @@ def reserve_many_from(
     return ReservationGroup(
         Reservation(hold, request.host, request.protocol, request.handoff) for hold in holds
     )
+
+
+def _popen(
+    reservations: Sequence[Reservation],
+    args: Argument | Sequence[Argument],
+    activate: bool,
+    assist: bool,
+    kwargs: dict[str, Any],
+) -> "subprocess.Popen[Any]":
+    for reservation in reservations:
+        if reservation.handoff == "fd" and not activate:
+            raise ValueError(
+                f"port {reservation.port} is reserved with handoff='fd': no server can bind it, so "
+                "start it with activate=True, or reserve with handoff='takeover'"
+            )
+    handed = [reservation._handed("start a server on") for reservation in reservations]
+    return popen(handed, args, activate=activate, assist=assist, **kwargs)
