@@ -83,19 +83,17 @@ def placeholders(handed: Sequence[Handed]) -> dict[str, str]:
     return values
 
 
-def popen(
+def start(
     handed: Sequence[Handed],
-    args: Argument | Sequence[Argument],
+    command: Argument | Sequence[Argument],
     *,
     activate: bool,
     assist: bool,
     **kwargs: Any,
 ) -> "subprocess.Popen[Any]":
-    """`subprocess.Popen(args, **kwargs)` with its numbers filled in; see `Reservation.popen()`."""
+    """`subprocess.Popen(command, **kwargs)`, with its sockets or with assistance."""
     import subprocess
 
-    values = placeholders(handed)
-    command = _filled(args, values)
     with ExitStack() as sockets:
         if activate:
             passed = [
@@ -112,9 +110,10 @@ def popen(
         )
 
 
-def _filled(
+def filled(
     args: Argument | Sequence[Argument], values: Mapping[str, str]
 ) -> Argument | list[Argument]:
+    """The arguments of a command with their placeholders filled in."""
     if isinstance(args, str):
         return fill(args, values)
     if isinstance(args, (bytes, os.PathLike)):
@@ -129,7 +128,7 @@ def _names(handed: Handed) -> Iterable[str]:
 
 
 def _activated(
-    command: Argument | list[Argument],
+    command: Argument | Sequence[Argument],
     passed: Sequence[socket.socket],
     names: Sequence[str],
     kwargs: dict[str, Any],
@@ -143,11 +142,9 @@ def _activated(
             f"pass_fds has {clash}, and with activate=True the descriptors {_FIRST} to "
             f"{_FIRST + len(passed) - 1} are the listening sockets; move them up"
         )
-    shell = kwargs.pop("shell", False)
-    if shell:
-        command = ["/bin/sh", "-c", *(command if isinstance(command, list) else [command])]
-    elif not isinstance(command, list):
-        command = [command]
+    command = [command] if isinstance(command, (str, bytes, os.PathLike)) else [*command]
+    if kwargs.pop("shell", False):
+        command = ["/bin/sh", "-c", *command]
     environment = dict(kwargs.get("env") or os.environ)
     executable = kwargs.pop("executable", None)
     program = os.fsdecode(executable or command[0])

@@ -128,12 +128,15 @@ class Hold:
                     sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
 
     def move_to_shadow(self, addresses: dict[int, Endpoint]) -> None:
-        """Keep the number from the given address (by socket kind) instead of the wildcard.
+        """Keep the number from the given addresses (by socket kind) instead of the wildcard.
 
         At no moment is the number free: the shadow is bound beside the wildcard, then that goes.
         """
         with lock:
-            self._sockets = tuple(_shadow(sock, addresses[sock.type]) for sock in self._sockets)
+            self._sockets = tuple(
+                _shadow(sock, addresses[sock.type]) if sock.type in addresses else sock
+                for sock in self._sockets
+            )
 
     def listener(self, endpoint: Endpoint, backlog: int | None) -> socket:
         """A TCP socket that listens on `endpoint`, under the hold. Raises OSError."""

@@ -25,7 +25,10 @@ _TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 
 class Request:
-    """The arguments of `reserve()`. Raises TypeError or ValueError for those that make no sense."""
+    """The arguments of `reserve()`. Raises TypeError or ValueError for those that make no sense.
+
+    shadow_udp: with handoff "takeover", let in UDP servers as "shadow" does.
+    """
 
     __slots__ = ("excluded", "handoff", "host", "lone", "protocol", "shadows", "wanted")
 
@@ -36,6 +39,8 @@ class Request:
         port: SupportsIndex | Iterable[SupportsIndex] | None = None,
         exclude: Iterable[SupportsIndex] = (),
         handoff: str = "takeover",
+        *,
+        shadow_udp: bool = False,
     ) -> None:
         if type(host) is not str or host not in CERTAIN_HOSTS:
             endpoint(host)
@@ -51,9 +56,11 @@ class Request:
         self.wanted: tuple[int, ...] | None = None
         if port is not None:
             self._prefer(port)
-        self.shadows = (
-            shadow_addresses(host, endpoint(host), protocol) if handoff == "shadow" else None
-        )
+        self.shadows: dict[int, Endpoint] = {}
+        if handoff == "shadow":
+            self.shadows = shadow_addresses(host, endpoint(host), protocol)
+        elif shadow_udp:
+            self.shadows = shadow_addresses(host, endpoint(host), "udp")
 
     def _prefer(self, port: SupportsIndex | Iterable[SupportsIndex]) -> None:
         if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
@@ -72,7 +79,7 @@ class Request:
 
     def hold_one(self, source: Source) -> Hold:
         """Hold the one number that is asked for, ready for its server."""
-        if self.wanted is None and self.handoff == "takeover":
+        if self.wanted is None and self.handoff == "takeover" and not self.shadows:
             try:
                 hold = source.hold(self.protocol, self.excluded)
             except OSError as error:
@@ -193,7 +200,7 @@ class Request:
         """Let in the servers that this kind of handoff is for."""
         if self.handoff == "takeover":
             hold.open()
-        elif self.shadows is not None:
+        if self.shadows:
             self._shadow(hold, self.shadows)
 
     def _shadow(self, hold: Hold, addresses: dict[int, Endpoint]) -> None:

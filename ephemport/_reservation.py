@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from ephemport._errors import ReservationReleased
-from ephemport._handoff import Argument, Handed, listening_sockets, popen
+from ephemport._handoff import Argument, Handed, filled, listening_sockets, placeholders, start
 from ephemport._hold import Hold, lock
 from ephemport._host import make_url
 from ephemport._listeners import Listener
@@ -327,13 +327,16 @@ def reserve_many_from(
     )
 
 
-def _popen(
+def start_server(
     reservations: Sequence[Reservation],
-    args: Argument | Sequence[Argument],
-    activate: bool,
-    assist: bool,
-    kwargs: dict[str, Any],
+    command: Argument | Sequence[Argument],
+    *,
+    names: Sequence[str] | None = None,
+    activate: bool = False,
+    assist: bool = False,
+    **kwargs: Any,
 ) -> "subprocess.Popen[Any]":
+    """`popen()` for a command that has its numbers; `names` are those of LISTEN_FDNAMES."""
     for reservation in reservations:
         if reservation.handoff == "fd" and not activate:
             raise ValueError(
@@ -341,4 +344,18 @@ def _popen(
                 "start it with activate=True, or reserve with handoff='takeover'"
             )
     handed = [reservation._handed("start a server on") for reservation in reservations]
-    return popen(handed, args, activate=activate, assist=assist, **kwargs)
+    if names is not None:
+        handed = [one._replace(name=name) for one, name in zip(handed, names, strict=True)]
+    return start(handed, command, activate=activate, assist=assist, **kwargs)
+
+
+def _popen(
+    reservations: Sequence[Reservation],
+    args: Argument | Sequence[Argument],
+    activate: bool,
+    assist: bool,
+    kwargs: dict[str, Any],
+) -> "subprocess.Popen[Any]":
+    handed = [reservation._handed("start a server on") for reservation in reservations]
+    command = filled(args, placeholders(handed))
+    return start_server(reservations, command, activate=activate, assist=assist, **kwargs)

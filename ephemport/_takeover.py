@@ -217,6 +217,8 @@ class _Watch:
             message += f"; its last output:\n{output}\n"
         if _says_taken(output) and not others:
             message += f"It could not bind: {_WANTS_REUSEADDR}"
+        elif output is None and not others:
+            message += f". If its log says 'Address already in use', {_WANTS_REUSEADDR}"
         return ServerExited(message, returncode=returncode, output=output)
 
     def _returncode(self) -> int | None:
@@ -245,8 +247,8 @@ class _Watch:
 
 
 _WANTS_REUSEADDR = (
-    "it sets neither SO_REUSEADDR nor SO_REUSEPORT: start it with popen(..., assist=True), "
-    "or reserve with handoff='shadow'"
+    "it sets neither SO_REUSEADDR nor SO_REUSEPORT: start it with popen(..., assist=True) or "
+    "'ephemport run --assist', or, where somebody else starts it, reserve with handoff='shadow'"
 )
 
 

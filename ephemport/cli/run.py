@@ -4,14 +4,20 @@ import argparse
 import os
 import re
 import signal
-import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ephemport import EphemportError, Reservation
 from ephemport._placeholders import fill
 from ephemport._request import Request
+from ephemport._reservation import start_server
 from ephemport.cli import numbers
+
+if TYPE_CHECKING:
+    import subprocess
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -23,6 +29,8 @@ the shell, which finds the same number in its environment.
 examples:
   ephemport run -p PORT -- python -m http.server {PORT}
   ephemport run -p HTTP -p GRPC -- server --http {HTTP} --grpc {GRPC}
+  ephemport run --wait-listening 10 --assist -- ./server-without-options {PORT}
+  ephemport run --activate -- gunicorn app:app
 """
 _FORWARDED = {
     signal.SIGINT,
@@ -61,6 +69,24 @@ def add_parser(commands: Any) -> None:
             help=f"reserve {what}; may be given often",
         )
     numbers.add_options(parser)
+    parser.add_argument(
+        "--wait-listening",
+        type=float,
+        metavar="SECONDS",
+        help="say on standard error when the command's server listens on each number, or why not",
+    )
+    parser.add_argument(
+        "--activate",
+        action="store_true",
+        help="pass listening sockets as descriptors 3, 4, ... with LISTEN_FDS, LISTEN_PID and "
+        "LISTEN_FDNAMES (socket activation), in the order of the names",
+    )
+    parser.add_argument(
+        "--assist",
+        action="store_true",
+        help="let in servers that set neither SO_REUSEADDR nor SO_REUSEPORT, by setting it for "
+        "them; the command runs with no_new_privs (sudo and the like do not work below it)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not say which numbers")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     parser.set_defaults(action=_run)
@@ -85,50 +111,98 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"a name is given twice: {' '.join(name for name, _ in names)}")
     # Checked with any numbers, before one is reserved.
     _fill_all(options.command, dict.fromkeys((name for name, _ in names), ""))
-    requests = [_request(options.host, protocol) for _, protocol in names]
+    if options.wait_listening is not None and not options.wait_listening >= 0:
+        raise ValueError(f"--wait-listening takes seconds from 0 up, not {options.wait_listening}")
+    # A UDP server sets no option, so without help only a shadow lets it in.
+    helped = options.activate or options.assist
+    requests = [
+        Request(
+            options.host,
+            protocol,
+            handoff="shadow" if protocol == "udp" and not helped else "takeover",
+            shadow_udp=protocol == "both" and not helped,
+        )
+        for _, protocol in names
+    ]
     reservations = numbers.reserve_all(options.mode, requests)
     try:
         values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
         if not options.quiet:
             told = " ".join(f"{name}={number}" for name, number in values.items())
             print(f"ephemport: {told}", file=sys.stderr, flush=True)
-        return _hold_while_it_runs(_fill_all(options.command, values), values)
+        return _Command(options, reservations, values).run()
     finally:
         for reservation in reservations:
             reservation.release()
-
-
-def _request(host: str, protocol: str) -> Request:
-    # A UDP server sets no option, so only a shadow lets it in when it binds by number.
-    return Request(host, protocol, handoff="shadow" if protocol == "udp" else "takeover")
 
 
 def _fill_all(command: list[str], values: dict[str, str]) -> list[str]:
     return [fill(argument, values) for argument in command]
 
 
-def _hold_while_it_runs(command: list[str], values: dict[str, str]) -> int:
-    """Run `command`, forward signals to it, return its status as a shell would."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Blocked before the child exists, so that no signal is lost between the two.
-    watched = {*_FORWARDED, signal.SIGCHLD}
-    inherited = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    try:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **values},
+class _Command:
+    """The command while it runs: its signals, its server, its status."""
+
+    def __init__(
+        self, options: argparse.Namespace, reservations: list[Reservation], values: dict[str, str]
+    ) -> None:
+        self._options = options
+        self._reservations = reservations
+        self._values = values
+        self._waiters: list[threading.Thread] = []
+
+    def run(self) -> int:
+        """Run it, forward signals to it, return its status as a shell would."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Blocked before the child exists, so that no signal is lost between the two.
+        watched = {*_FORWARDED, signal.SIGCHLD}
+        inherited = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+        program = self._options.command[0]
+        try:
+            process = self._start(inherited)
+        except FileNotFoundError:
+            print(f"ephemport: command not found: {program}", file=sys.stderr)
+            return NOT_FOUND
+        except OSError as error:
+            print(f"ephemport: cannot execute {program}: {error.strerror}", file=sys.stderr)
+            return NOT_EXECUTABLE
+        if self._options.wait_listening is not None:
+            self._wait_for_servers(process)
+        while process.poll() is None:
+            received = signal.sigwaitinfo(watched)
+            # A terminal (SI_KERNEL > 0) has sent it to the command as well: same process group.
+            if received.si_signo != signal.SIGCHLD and received.si_code <= 0:
+                process.send_signal(received.si_signo)
+        for waiter in self._waiters:
+            waiter.join()
+        status = process.returncode
+        return status if status >= 0 else 128 - status
+
+    def _start(self, inherited: set[int | signal.Signals]) -> "subprocess.Popen[bytes]":
+        return start_server(
+            self._reservations,
+            _fill_all(self._options.command, self._values),
+            names=list(self._values),
+            activate=self._options.activate,
+            assist=self._options.assist,
+            env={**os.environ, **self._values},
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, inherited),
         )
-    except FileNotFoundError:
-        print(f"ephemport: command not found: {command[0]}", file=sys.stderr)
-        return NOT_FOUND
-    except OSError as error:
-        print(f"ephemport: cannot execute {command[0]}: {error.strerror}", file=sys.stderr)
-        return NOT_EXECUTABLE
-    while process.poll() is None:
-        received = signal.sigwaitinfo(watched)
-        # A terminal (SI_KERNEL > 0) has sent it to the command as well: same process group.
-        if received.si_signo != signal.SIGCHLD and received.si_code <= 0:
-            process.send_signal(received.si_signo)
-    status = process.returncode
-    return status if status >= 0 else 128 - status
+
+    def _wait_for_servers(self, process: "subprocess.Popen[bytes]") -> None:
+        for name, reservation in zip(self._values, self._reservations, strict=True):
+            waiter = threading.Thread(target=self._wait, args=(name, reservation, process))
+            waiter.start()
+            self._waiters.append(waiter)
+
+    def _wait(
+        self, name: str, reservation: Reservation, process: "subprocess.Popen[bytes]"
+    ) -> None:
+        began = time.monotonic()
+        try:
+            listener = reservation.wait_listening(self._options.wait_listening, process)
+        except EphemportError as error:
+            told = f"{name}: {error}"
+        else:
+            told = f"{name}: after {time.monotonic() - began:.3f} s {listener}"
+        print(f"ephemport: {told}", file=sys.stderr, flush=True)
