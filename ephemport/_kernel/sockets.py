@@ -85,12 +85,12 @@ _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _STATES = {int(state): state for state in State}
 
 # include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h
-_NETLINK_SOCK_DIAG = 4
+NETLINK_SOCK_DIAG = 4
 _TCPDIAG_GETSOCK = 18
-_SOCK_DIAG_BY_FAMILY = 20
+SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_DUMP_REQUEST = 0x301
 _NLM_F_DUMP_INTR = 0x10
-_NLMSG_ERROR = 2
+NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _INET_DIAG_SKMEMINFO = 7
 _SK_MEMINFO_RCVBUF = 1
@@ -152,7 +152,7 @@ def read_netlink(
     """
     query = _Query(protocol, frozenset(states), port)
     # A socket per call costs 3 us, and is always in the namespace and the process it serves.
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
         records: list[SocketRecord] = []
         for request in _requests(query):
             records += _dump(diag, request, query)
@@ -174,7 +174,7 @@ def _requests(query: _Query) -> Iterator[bytes]:
     extensions = 1 << (_INET_DIAG_SKMEMINFO - 1)
     for family in (_IPV4, _IPV6):
         body = _REQUEST.pack(family, number, extensions, mask) + identity
-        yield _HEADER.pack(16 + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP_REQUEST, 1, 0) + body
+        yield _HEADER.pack(16 + len(body), SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP_REQUEST, 1, 0) + body
 
 
 def _dump(diag: socket.socket, request: bytes, query: _Query) -> list[SocketRecord]:
@@ -199,7 +199,7 @@ def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[boo
         length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
         all_flags |= flags
         body = offset + 16
-        if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+        if kind in (_NLMSG_DONE, NLMSG_ERROR):
             # A dump that fails on its way says so in NLMSG_DONE, with a negative number.
             failure = -_ERRNO.unpack_from(data, body)[0]
             if failure > 0:
