@@ -8,8 +8,7 @@ be opened, so that a server can take it over, or moved to an address that the se
 
 import errno
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from socket import (
@@ -30,12 +29,10 @@ from typing import Protocol
 
 from ephemport._host import Endpoint, is_of_this_machine
 from ephemport._kernel.sockets import State, read_sockets
+from ephemport._lock import lock as lock
 
 KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK_DGRAM)}
 
-# Taken around every fork, so that a child never inherits a hold that nobody knows of. Whatever
-# else must be consistent in a forked child is changed under it too.
-lock = threading.RLock()
 _live: set["Hold"] = set()
 
 # The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
@@ -133,10 +130,16 @@ class Hold:
         At no moment is the number free: the shadow is bound beside the wildcard, then that goes.
         """
         with lock:
-            self._sockets = tuple(
-                _shadow(sock, addresses[sock.type]) if sock.type in addresses else sock
-                for sock in self._sockets
-            )
+            moved: list[SocketType] = []
+            try:
+                for sock in self._sockets:
+                    there = addresses.get(sock.type)
+                    moved.append(_shadow(sock, there) if there is not None else sock)
+            except BaseException:
+                _close_all_but(self._sockets, moved)
+                raise
+            _close_all_but(moved, self._sockets)
+            self._sockets = tuple(moved)
 
     def listener(self, endpoint: Endpoint, backlog: int | None) -> socket:
         """A TCP socket that listens on `endpoint`, under the hold. Raises OSError."""
@@ -243,7 +246,11 @@ def _wildcard_socket(kind: int) -> tuple[SocketType, str]:
         if error.errno != errno.EAFNOSUPPORT:
             raise
         return _new_socket(AF_INET, kind), "0.0.0.0"
-    sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+    try:
+        sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+    except BaseException:
+        sock.close()
+        raise
     return sock, "::"
 
 
@@ -305,8 +312,13 @@ def _shadow(sock: SocketType, endpoint: Endpoint) -> SocketType:
     except BaseException:
         shadow.close()
         raise
-    sock.close()
     return shadow
+
+
+def _close_all_but(kept: Collection[SocketType], sockets: Iterable[SocketType]) -> None:
+    for sock in sockets:
+        if sock not in kept:
+            sock.close()
 
 
 def _shadow_address(host: str, endpoint: Endpoint, kind: int) -> Endpoint:

@@ -84,7 +84,11 @@ class Request:
                 hold = source.hold(self.protocol, self.excluded)
             except OSError as error:
                 raise _exhausted(error) from error
-            hold.open()
+            try:
+                hold.open()
+            except BaseException:
+                hold.close()
+                raise
             return hold
         return self.hold_many(source, 1)[0]
 

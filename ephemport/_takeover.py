@@ -27,10 +27,10 @@ from ephemport._listeners import (
 )
 
 # From one look to the next, in seconds. The median delay is half a pause, and a look with the
-# sleep before it costs some 50 us: 7 ms while most servers start, and once 0.4 % of the time
+# sleep before it costs some 50 us: 6 ms while most servers start, and once 0.4 % of the time
 # waited is more, that, up to 14 ms. In 10 s that makes 900 looks.
 _FIRST_PAUSE = 0.001
-_USUAL_PAUSE = 0.007
+_USUAL_PAUSE = 0.006
 _SHARE_OF_WAIT = 0.004
 _LONGEST_PAUSE = 0.014
 # Where looking is dear (/proc/net on a busy machine), at most this share of the time goes into it.

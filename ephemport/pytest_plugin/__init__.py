@@ -67,10 +67,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     mode = _mode(config)
-    workers = config.getoption("tx", default=None) or []
+    workers = _workers(config)
     if workers:
-        slots = ", ".join(f"gw{n} {worker_slot(f'gw{n}')}" for n in range(min(len(workers), 4)))
-        where = f"worker slots {slots}{', ...' if len(workers) > 4 else ''}"
+        slots = ", ".join(f"gw{n} {worker_slot(f'gw{n}')}" for n in range(min(workers, 4)))
+        where = f"worker slots {slots}{', ...' if workers > 4 else ''}"
     else:
         where = f"worker slot {worker_slot()} ({current_worker()})"
     if mode == "fixed":
@@ -84,6 +84,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     else:
         numbers = "range of the portserver"
     return f"ephemport: mode {mode}, {where}, {numbers}"
+
+
+def _workers(config: pytest.Config) -> int:
+    """How many workers xdist starts: none without it."""
+    if config.getoption("dist", default="no") == "no":
+        return 0
+    # --tx 4*popen --tx ssh=host: xdist's own way of counting (xdist.workermanage).
+    counts = [spec.partition("*")[0] for spec in config.getoption("tx", default=None) or ()]
+    return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
 
 def _mode(config: pytest.Config) -> str:
