@@ -1,5 +1,6 @@
 """Handing over: starting a server with its numbers, or giving it the listening sockets."""
 
+import errno
 import os
 import socket
 import sys
@@ -94,6 +95,10 @@ def start(
     """`subprocess.Popen(command, **kwargs)`, with its sockets or with assistance."""
     import subprocess
 
+    if assist:
+        from ephemport._assist import check_assist, start_assisted
+
+        check_assist()
     with ExitStack() as sockets:
         if activate:
             passed = [
@@ -103,8 +108,6 @@ def start(
             command, kwargs = _activated(command, passed, names, kwargs)
         if not assist:
             return subprocess.Popen(command, **kwargs)
-        from ephemport._assist import start_assisted
-
         return start_assisted(
             lambda: subprocess.Popen(command, **kwargs), [one.hold for one in handed]
         )
@@ -145,13 +148,16 @@ def _activated(
     command = [command] if isinstance(command, (str, bytes, os.PathLike)) else [*command]
     if kwargs.pop("shell", False):
         command = ["/bin/sh", "-c", *command]
-    environment = dict(kwargs.get("env") or os.environ)
+    given = kwargs.get("env")
+    environment = dict(os.environ if given is None else given)
     executable = kwargs.pop("executable", None)
     program = os.fsdecode(executable or command[0])
     found = shutil.which(program, path=environment.get("PATH"))
     if found is None and not (kwargs.get("cwd") and os.sep in program):
         # Popen says so at once, and so do we: the program in between could only say it later.
-        raise FileNotFoundError(2, os.strerror(2), program)
+        if os.sep in program and os.path.exists(program):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
     environment["LISTEN_FDS"] = str(len(passed))
     environment["LISTEN_FDNAMES"] = ":".join(names)
     descriptors = [sock.fileno() for sock in passed]
