@@ -117,12 +117,8 @@ class Reservation:
         with lock:
             if self._offer is None:
                 terms = {"host": self.host, "protocol": self.protocol, "handoff": self.handoff}
-                self._offer = Offer(self._hold, terms, self._adopted)
+                self._offer = Offer(self._hold, terms)
             return self._offer.token
-
-    def _adopted(self, pid: int) -> None:
-        self._hold.gone_to = f"pid {pid}, which adopted it"
-        self._hold.close()
 
     def _handed(self, verb: str) -> Handed:
         self._require_held(verb)

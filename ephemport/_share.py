@@ -14,7 +14,6 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -33,10 +32,10 @@ _offers: set["Offer"] = set()
 class Offer:
     """One shared hold, until somebody has adopted it or it is withdrawn."""
 
-    def __init__(self, hold: Hold, terms: dict[str, str], adopted: Callable[[int], None]) -> None:
+    def __init__(self, hold: Hold, terms: dict[str, str]) -> None:
+        # Not the reservation: one that is lost must still be found lost.
         self._hold = hold
         self._terms = terms
-        self._adopted = adopted
         self._secret = secrets.token_hex(16)
         name = secrets.token_hex(16)
         self.token = f"{_PREFIX}:{name}:{self._secret}"
@@ -74,11 +73,14 @@ class Offer:
                     return
 
     def _give(self, connection: socket.socket) -> bool:
+        # Read even from those who are refused: closed with something unread, the connection is
+        # reset and the refusal lost.
+        secret = connection.recv(256)
         pid, uid = _peer(connection)
         if uid != os.geteuid():
             connection.send(_refusal(f"it belongs to uid {os.geteuid()}, and you are uid {uid}"))
             return False
-        if not hmac.compare_digest(connection.recv(256), self._secret.encode()):
+        if not hmac.compare_digest(secret, self._secret.encode()):
             connection.send(_refusal("the token is wrong"))
             return False
         descriptors = array.array("i", [sock.fileno() for sock in self._hold.sockets])
@@ -90,7 +92,8 @@ class Offer:
         if connection.recv(1) != _HAVE_IT:
             return False
         self.withdraw()
-        self._adopted(pid)
+        self._hold.gone_to = f"pid {pid}, which adopted it"
+        self._hold.close()
         return True
 
 
@@ -129,6 +132,8 @@ def adopt(token: str) -> tuple[Hold, dict[str, Any]]:
         hold = adopt_sockets(int(terms["port"]), sockets)
         try:
             connection.send(_HAVE_IT)
+            # The giver hangs up when it has let go.
+            connection.recv(1)
         except BaseException:
             hold.close()
             raise
