@@ -37,6 +37,7 @@ _LONGEST_PAUSE = 0.014
 _LARGEST_SHARE = 0.05
 # The quick look knows the likely addresses; a server on another one is found by every 32nd.
 _THOROUGH_LOOK = 32
+_TURNS_FOR_STATUS = 200
 
 _TAKEN_TEXTS = ("address already in use", "eaddrinuse", "address in use", "errno 98")
 
@@ -84,7 +85,15 @@ async def wait_listening_async(
     sleep = _async_sleep()
     with _Watch(port, timeout, process) as watch:
         for pause in watch.pauses():
-            found = watch.look()
+            try:
+                found = watch.look()
+            except ServerExited:
+                # asyncio collects the exit status elsewhere and tells it in a turn of the loop.
+                for _ in range(_TURNS_FOR_STATUS):
+                    if getattr(process, "returncode", 0) is not None:
+                        break
+                    await sleep(_FIRST_PAUSE)
+                raise watch.exited() from None
             if found is not None:
                 return found
             await sleep(pause)
@@ -168,7 +177,7 @@ class _Watch:
                 break
         self._cost = time.perf_counter() - began
         if found is None and ended:
-            raise self._exited()
+            raise self.exited()
         return found
 
     def _nobody_at(self, protocol: str) -> bool:
@@ -239,7 +248,8 @@ class _Watch:
             "Whoever connects reaches the stranger. End it, or reserve() another number"
         )
 
-    def _exited(self) -> ServerExited:
+    def exited(self) -> ServerExited:
+        """The error for a process that ended, with its status and output where they are known."""
         returncode = self._returncode()
         output = captured_output(self._process)
         how = "ended"
