@@ -1,5 +1,6 @@
 """The documented allocator: numbers by category and worker, each of them held."""
 
+import atexit
 import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -210,6 +211,8 @@ def get_port_allocator() -> PortAllocator:
     with lock:
         if _default is None:
             _default = PortAllocator(_default_mode)
+            # The documented automatic cleanup: numbers never given back are no mistake here.
+            atexit.register(_default.release_all)
         return _default
 
 
@@ -228,6 +231,7 @@ def default_allocator(mode: str | None) -> Iterator[None]:
         with lock:
             if _default is not None:
                 _default.release_all()
+                atexit.unregister(_default.release_all)
             _default, _default_mode = before
 
 
