@@ -6,11 +6,14 @@ import os
 import select
 import signal
 import sys
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
+from ephemport._mark import mark_this_process
 from ephemport._request import HANDOFFS, PROTOCOLS, Request, checked_count
+from ephemport._sources import mode_named
 from ephemport.cli import numbers
 
 _EXAMPLES = """\
@@ -100,12 +103,16 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
     """Fork first, reserve in the child: a forked child keeps none of its parent's holds."""
     if pid <= 0:
         raise ValueError(f"--for takes the id of a running process, not {pid}")
+    mode_named(mode)
     try:
         watched = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         raise EphemportError(
             f"cannot hold for process {pid}: there is none; in a shell its own id is $$"
         ) from None
+    except OSError as error:
+        # EINVAL: the id of a thread; ENOSYS: Linux before 5.3.
+        raise EphemportError(f"cannot hold for process {pid}: {error.strerror}") from None
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -125,10 +132,19 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
     return 0
 
 
+def _close_what_is_inherited(*kept: int) -> None:
+    """Whoever waits for the other end of a pipe that we happen to have would wait for us."""
+    limits = (2, *sorted(kept), os.sysconf("SC_OPEN_MAX"))
+    for below, above in pairwise(limits):
+        os.closerange(below + 1, above)
+
+
 def _hold_in_background(
     watched: int, writer: int, mode: str | None, requests: list[Request]
 ) -> None:
     os.setsid()
+    _close_what_is_inherited(watched, writer)
+    mark_this_process()
     try:
         reservations = numbers.reserve_all(mode, requests)
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)
