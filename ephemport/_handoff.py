@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ephemport._errors import EphemportError
 from ephemport._hold import Hold
 from ephemport._host import endpoint, make_url
 from ephemport._placeholders import fill
@@ -106,11 +107,20 @@ def start(
             ]
             names = [name for one in handed for name in _names(one)]
             command, kwargs = _activated(command, passed, names, kwargs)
-        if not assist:
-            return subprocess.Popen(command, **kwargs)
-        return start_assisted(
-            lambda: subprocess.Popen(command, **kwargs), [one.hold for one in handed]
-        )
+        try:
+            if not assist:
+                return subprocess.Popen(command, **kwargs)
+            return start_assisted(
+                lambda: subprocess.Popen(command, **kwargs), [one.hold for one in handed]
+            )
+        except PermissionError as error:
+            if not activate or error.filename != sys.executable:
+                raise
+            raise EphemportError(
+                f"cannot start the server with activate=True: the sockets are put in place by "
+                f"this interpreter, {sys.executable}, which the user of the server may not "
+                "execute. Install it where that user may, or pass listen()'s socket by pass_fds="
+            ) from error
 
 
 def filled(
