@@ -92,6 +92,10 @@ class LockFolder:
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                raise EphemportError(
+                    f"refusing the lock file {path}: {error.strerror}; remove it, or {_CHOOSE}"
+                ) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -12,6 +12,8 @@ from ephemport._hold import Hold, hold_number, lock
 
 # Numbers of the portserver's that strangers hold by now, before we give up asking for more.
 _TRIES = 32
+# What portpicker says then (portpicker.py, get_port_from_port_server).
+_DENIED = "failed to find a port"
 
 
 class Portserver:
@@ -43,19 +45,25 @@ class Portserver:
         return range(1024, 65536)
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
+        passed_over: list[int] = []
         with lock:
-            for _ in range(_TRIES):
-                port = self._number()
-                if port in exclude:
-                    continue
-                try:
-                    held = hold_number(port, protocol)
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise
-                    continue
-                held.lease = _Return(self._returned, port)
-                return held
+            try:
+                for _ in range(_TRIES):
+                    port = self._number()
+                    if port in exclude:
+                        passed_over.append(port)
+                        continue
+                    try:
+                        held = hold_number(port, protocol)
+                    except OSError as error:
+                        passed_over.append(port)
+                        if error.errno != errno.EADDRINUSE:
+                            raise
+                        continue
+                    held.lease = _Return(self._returned, port)
+                    return held
+            finally:
+                self._returned.extend(passed_over)
         raise PortsExhausted(
             f"no port left: the last {_TRIES} numbers from the portserver at {self.address!r} are "
             "all taken or excluded; give it a range of its own (portserver.py "
@@ -72,12 +80,15 @@ class Portserver:
         said = io.StringIO()
         with redirect_stderr(said):
             port = self._ask(self.address)
-        if port == 0 and self._returned:
-            return self._returned.popleft()
-        if port == 0:
+        # A portserver with nothing to give hangs up without a word. portpicker makes that None, as
+        # if there were no server, and only what it prints tells the two apart.
+        if port == 0 or (port is None and _DENIED in said.getvalue()):
+            if self._returned:
+                return self._returned.popleft()
             raise PortsExhausted(
-                f"no port left: the portserver at {self.address!r} has no free number in its pool; "
-                "widen it (portserver.py --portserver_static_pool), or use mode 'ephemeral'"
+                f"no port left: the portserver at {self.address!r} gave none, as it does when its "
+                "pool has no free number; widen it (portserver.py --portserver_static_pool), or "
+                "use mode 'ephemeral'"
             )
         if port is None or not 0 < port < 65536:
             answer = said.getvalue().strip() or f"it answered {port!r}"
