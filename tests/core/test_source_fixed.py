@@ -161,7 +161,7 @@ def test_a_symlink_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
     locker = LockFolder(folder)
     (folder / "10000.lock").symlink_to(victim)
-    with pytest.raises(OSError):
+    with pytest.raises(EphemportError, match="refusing the lock file"):
         locker.try_lock(10000, "gw0")
     assert victim.read_text() == "precious"
 
