@@ -33,6 +33,10 @@ from ephemport._lock import lock as lock
 
 KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK_DGRAM)}
 
+# `with lock:` looks both up each time, which is a twentieth of what a hold costs. Taken inside of
+# the try: a signal that arrives right after the acquire must not leave the lock taken.
+_lock, _unlock = lock.acquire, lock.release
+
 _live: set["Hold"] = set()
 
 # The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
@@ -56,11 +60,12 @@ class Lease(Protocol):
 class Hold:
     """One number and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
 
-    __slots__ = ("_sockets", "gone_to", "lease", "port")
+    __slots__ = ("gone_to", "lease", "port", "sockets")
 
     def __init__(self, port: int, sockets: tuple[SocketType, ...]) -> None:
         self.port = port
-        self._sockets = sockets
+        # TCP before UDP; none as soon as the number was let go.
+        self.sockets = sockets
         self.lease: Lease | None = None
         self.gone_to: str | None = None
         _live.add(self)
@@ -68,28 +73,26 @@ class Hold:
     @property
     def closed(self) -> bool:
         """Whether the number was let go (by this process)."""
-        return not self._sockets
-
-    @property
-    def sockets(self) -> tuple[SocketType, ...]:
-        """The bound sockets, TCP before UDP."""
-        return self._sockets
+        return not self.sockets
 
     def close(self) -> None:
         """Let the number go. May be called often, and from any thread."""
-        with lock:
-            for sock in self._sockets:
+        try:
+            _lock()
+            for sock in self.sockets:
                 sock.close()
-            self._sockets = ()
+            self.sockets = ()
             _live.discard(self)
             if self.lease is not None:
                 self.lease.close()
                 self.lease = None
+        finally:
+            _unlock()
 
     def _abandon(self, parent: int) -> None:
-        for sock in self._sockets:
+        for sock in self.sockets:
             sock.close()
-        self._sockets = ()
+        self.sockets = ()
         self.gone_to = f"pid {parent}, which this process was forked from"
         if self.lease is not None:
             self.lease.abandon()
@@ -102,10 +105,10 @@ class Hold:
         never share a number that somebody bound. A second UDP socket, on the other hand, would
         take the datagrams, so UDP is opened only while a socket is handed over.
         """
-        for sock in self._sockets:
-            if sock.type == SOCK_STREAM:
-                sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-                sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        sock = self.sockets[0]
+        if sock.type == SOCK_STREAM:
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
 
     @contextmanager
     def ajar(self, kind: int) -> Iterator[None]:
@@ -113,7 +116,7 @@ class Hold:
         with lock:
             shut = [
                 sock
-                for sock in self._sockets
+                for sock in self.sockets
                 if sock.type == kind and not sock.getsockopt(SOL_SOCKET, SO_REUSEADDR)
             ]
             for sock in shut:
@@ -132,14 +135,14 @@ class Hold:
         with lock:
             moved: list[SocketType] = []
             try:
-                for sock in self._sockets:
+                for sock in self.sockets:
                     there = addresses.get(sock.type)
                     moved.append(_shadow(sock, there) if there is not None else sock)
             except BaseException:
-                _close_all_but(self._sockets, moved)
+                _close_all_but(self.sockets, moved)
                 raise
-            _close_all_but(moved, self._sockets)
-            self._sockets = tuple(moved)
+            _close_all_but(moved, self.sockets)
+            self.sockets = tuple(moved)
 
     def listener(self, endpoint: Endpoint, backlog: int | None) -> socket:
         """A TCP socket that listens on `endpoint`, under the hold. Raises OSError."""
@@ -156,7 +159,7 @@ class Hold:
 
     def receiver(self, endpoint: Endpoint) -> socket:
         """A UDP socket bound to `endpoint`, under the hold. Raises OSError."""
-        for held in self._sockets:
+        for held in self.sockets:
             if held.type == SOCK_DGRAM and held.family == endpoint.family and endpoint.is_wildcard:
                 # On the very same address the kernel would choose between the two, so share one.
                 sock = socket(fileno=os.dup(held.fileno()))
@@ -178,7 +181,8 @@ def hold(port: int, protocol: str) -> Hold:
 
     Raises OSError: EADDRINUSE when the number (or, for 0, every number) is taken.
     """
-    with lock:
+    try:
+        _lock()
         sock = _exclusive(SOCK_DGRAM if protocol == "udp" else SOCK_STREAM, port)
         port = sock.getsockname()[1]
         if protocol != "both":
@@ -188,6 +192,8 @@ def hold(port: int, protocol: str) -> Hold:
         except BaseException:
             sock.close()
             raise
+    finally:
+        _unlock()
 
 
 def hold_number(port: int, protocol: str) -> Hold:
@@ -255,9 +261,18 @@ def _wildcard_socket(kind: int) -> tuple[SocketType, str]:
 
 
 def _exclusive(kind: int, port: int) -> SocketType:
-    sock, address = _wildcard_socket(kind)
     try:
-        sock.bind((address, port))
+        sock = _new_socket(AF_INET6, kind)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        sock = _new_socket(AF_INET, kind)
+    try:
+        if sock.family == AF_INET6:
+            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+            sock.bind(("::", port))
+        else:
+            sock.bind(("0.0.0.0", port))
         if kind == SOCK_DGRAM:
             # Wants no datagrams; the smallest buffer also tells a hold from a server (sock_diag).
             sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)

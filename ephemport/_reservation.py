@@ -172,7 +172,7 @@ class Reservation:
         )
 
     def __del__(self) -> None:
-        if not self._hold.closed:
+        if self._hold.sockets:
             warnings.warn(f"unreleased {self!r}", ResourceWarning, stacklevel=1, source=self)
             self.release()
 
@@ -248,6 +248,10 @@ class ReservationGroup(Sequence[Reservation]):
         return f"<ReservationGroup {list(self._reservations)!r}>"
 
 
+# What reserve() asks for without arguments: to check it every time costs a tenth of a hold.
+_USUAL = Request()
+
+
 def reserve(
     *,
     host: str = "127.0.0.1",
@@ -271,7 +275,16 @@ def reserve(
     Raises PortsExhausted when no number (or no descriptor) is left, PortUnavailable when `port` is
     taken, TypeError and ValueError for arguments that make no sense, before anything is bound.
     """
-    return reserve_from(EPHEMERAL, Request(host, protocol, port, exclude, handoff))
+    request = (
+        _USUAL
+        if port is None
+        and not exclude
+        and host == "127.0.0.1"
+        and protocol == "tcp"
+        and handoff == "takeover"
+        else Request(host, protocol, port, exclude, handoff)
+    )
+    return Reservation(request.hold_one(EPHEMERAL), host, protocol, handoff)
 
 
 def reserve_many(
@@ -319,7 +332,7 @@ def reserve_many_from(
     in_a_row = contiguous and count > 1
     holds = request.hold_row(source, count) if in_a_row else request.hold_many(source, count)
     return ReservationGroup(
-        Reservation(hold, request.host, request.protocol, request.handoff) for hold in holds
+        [Reservation(hold, request.host, request.protocol, request.handoff) for hold in holds]
     )
 
 

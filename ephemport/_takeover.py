@@ -19,7 +19,6 @@ from ephemport._kernel.sockets import SocketRecord
 from ephemport._listeners import (
     Listener,
     checked_port,
-    holders,
     listener_of,
     listeners,
     listening_records,
@@ -194,7 +193,14 @@ class _Watch:
 
     def timed_out(self) -> TakeoverTimeout:
         """The error that says who holds, who listens, and whether the process runs."""
-        held = "; ".join(str(holder) for holder in holders(self._port)) or "nobody holds it"
+        from ephemport._diagnosis import diagnose
+
+        try:
+            wanted = self._protocols[0] if len(self._protocols) == 1 else "both"
+            diagnosis = diagnose(self._port, wanted)
+            held = f"nobody holds it ({diagnosis.meaning})" if diagnosis.free else str(diagnosis)
+        except OSError as error:
+            held = f"who holds it cannot be told ({error})"
         message = (
             f"nothing listened on port {self._port} ({' and '.join(self._protocols)}) "
             f"within {self._timeout:g} s: {held}"
@@ -298,7 +304,8 @@ class _Watch:
 
 _WANTS_REUSEADDR = (
     "it sets neither SO_REUSEADDR nor SO_REUSEPORT: start it with popen(..., assist=True) or "
-    "'ephemport run --assist', or, where somebody else starts it, reserve with handoff='shadow'"
+    "'ephemport run --assist', or, where somebody else starts it, reserve with handoff='shadow' "
+    "(which no server on '::' gets over)"
 )
 
 

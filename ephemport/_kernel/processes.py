@@ -6,20 +6,35 @@ answered with None; nothing here raises for it.
 
 import functools
 import os
+import re
 import shlex
+import time
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 __all__ = [
     "Process",
+    "age",
     "command_line",
+    "container",
     "descendants",
     "describe",
+    "descriptors",
+    "environment",
     "is_running",
+    "mappings",
     "owners",
+    "pids",
+    "read_memory",
     "thread_group",
     "user_of",
 ]
+
+# What container engines call the cgroups that they make: Docker, Podman, CRI-O, containerd, LXC.
+_CONTAINER = re.compile(
+    r"\b(docker|libpod|crio|cri-containerd|containerd|lxc)(?:\.payload)?[-/.:]([0-9A-Za-z][\w-]+)"
+)
+_ENGINES = {"libpod": "podman", "crio": "cri-o", "cri-containerd": "containerd"}
 
 
 class Process(NamedTuple):
@@ -47,20 +62,35 @@ def owners(
     be read (another user's, see PTRACE_MODE_READ_FSCREDS in ptrace(2)) is passed over. An inode
     that nobody visible has open is no key of the result.
     """
-    # No process has a socket of inode 0 open: it is the kernel's word for "none any more".
-    wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
     found: dict[int, list[int]] = {}
-    if not wanted:
-        return found
-    for pid in sorted(set(_all_pids() if within is None else within)):
-        for inode in _open_among(pid, wanted):
-            found.setdefault(inode, []).append(pid)
+    for inode, pid, _ in _open_sockets(inodes, within):
+        found.setdefault(inode, []).append(pid)
     return found
 
 
-def _open_among(pid: int, wanted: dict[str, int]) -> set[int]:
+def descriptors(inodes: Collection[int]) -> dict[int, list[tuple[int, int]]]:
+    """As `owners`, with one descriptor of each process: inode -> pairs of pid and descriptor."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for inode, pid, descriptor in _open_sockets(inodes, None):
+        found.setdefault(inode, []).append((pid, descriptor))
+    return found
+
+
+def _open_sockets(
+    inodes: Collection[int], within: Collection[int] | None
+) -> Iterator[tuple[int, int, int]]:
+    # No process has a socket of inode 0 open: it is the kernel's word for "none any more".
+    wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
+    if not wanted:
+        return
+    for pid in sorted(set(pids() if within is None else within)):
+        for inode, descriptor in _open_among(pid, wanted).items():
+            yield inode, pid, descriptor
+
+
+def _open_among(pid: int, wanted: dict[str, int]) -> dict[int, int]:
     folder = f"/proc/{pid}/fd"
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     try:
         for descriptor in os.listdir(folder):
             try:
@@ -68,7 +98,7 @@ def _open_among(pid: int, wanted: dict[str, int]) -> set[int]:
             except FileNotFoundError:
                 continue  # closed meanwhile
             if inode is not None:
-                seen.add(inode)
+                seen.setdefault(inode, int(descriptor))
     except OSError:
         pass  # another user's, or gone; what was seen before that stands
     return seen
@@ -110,7 +140,7 @@ def _children(pid: int) -> list[int]:
 def _child_map() -> dict[int, list[int]]:
     """Return parent -> children for the whole machine, for kernels without children files."""
     result: dict[int, list[int]] = {}
-    for pid in _all_pids():
+    for pid in pids():
         if (fields := _stat_fields(pid)) is not None:
             result.setdefault(int(fields[1]), []).append(pid)
     return result
@@ -140,6 +170,66 @@ def command_line(pid: int) -> str | None:
 def user_of(pid: int) -> int | None:
     """Return the real user id of process `pid` (proc_pid_status(5)), None if it is gone."""
     return _status_number(pid, b"Uid:")
+
+
+def age(pid: int) -> float | None:
+    """Return for how many seconds process `pid` has run, None if it is gone."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        return None
+    # Field 22 of proc_pid_stat(5), of which the first two are not in the list.
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+
+
+def container(pid: int) -> str | None:
+    """Return the container that process `pid` runs in, by its cgroup: ``docker 3f2a9c0d1e4b``.
+
+    None outside of any engine that is known, and for a process of the container that we are in.
+    """
+    try:
+        text = _read(f"/proc/{pid}/cgroup").decode("ascii", "replace")
+    except OSError:
+        return None
+    found = _CONTAINER.search(text)
+    if found is None:
+        return None
+    engine, name = found.groups()
+    return f"{_ENGINES.get(engine, engine)} {name[:12]}"
+
+
+def environment(pid: int, names: Collection[str]) -> dict[str, str]:
+    """Return those of these variables that were in the environment when `pid` called exec().
+
+    What a process sets later is not there (proc_pid_environ(5)). Empty where it may not be read.
+    """
+    try:
+        text = _read(f"/proc/{pid}/environ").decode("utf-8", "backslashreplace")
+    except OSError:
+        return {}
+    pairs = (one.partition("=") for one in text.split("\0"))
+    return {name: value for name, _, value in pairs if name in names}
+
+
+def mappings(pid: int) -> str | None:
+    """Return /proc/PID/maps (proc_pid_maps(5)), None where it may not be read."""
+    try:
+        return _read(f"/proc/{pid}/maps").decode("utf-8", "backslashreplace")
+    except OSError:
+        return None
+
+
+def read_memory(pid: int, address: int, length: int) -> bytes | None:
+    """Return what stands at an address of process `pid`, None where it may not be read.
+
+    Asks for more than to look, PTRACE_MODE_ATTACH_FSCREDS in ptrace(2).
+    """
+    try:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(address)
+            return memory.read(length)
+    except (OSError, OverflowError):
+        return None
 
 
 def thread_group(tid: int) -> int | None:
@@ -183,8 +273,12 @@ def _stat_fields(pid: int) -> list[bytes] | None:
         return None
 
 
-def _all_pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+def pids() -> list[int]:
+    """All processes that this one may know of; none where /proc is not mounted."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
 
 
 def _read(path: str) -> bytes:

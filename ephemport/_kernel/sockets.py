@@ -72,6 +72,10 @@ class SocketRecord(NamedTuple):
     """SO_RCVBUF as getsockopt() gives it, in bytes; for UDP through netlink, else None."""
     peer_address: str = ""
     peer_port: int = 0
+    v6only: bool | None = None
+    """IPV6_V6ONLY, for AF_INET6 sockets without a peer and through netlink, else None."""
+    seconds_left: float | None = None
+    """For TIME_WAIT: how long the kernel will keep it yet."""
 
 
 class _Query(NamedTuple):
@@ -83,6 +87,7 @@ class _Query(NamedTuple):
 _IPV4, _IPV6 = int(socket.AF_INET), int(socket.AF_INET6)
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _STATES = {int(state): state for state in State}
+_UNCONNECTED = frozenset({State.LISTEN, State.CLOSE, State.BOUND_INACTIVE})
 
 # include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h
 NETLINK_SOCK_DIAG = 4
@@ -93,6 +98,7 @@ _NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _INET_DIAG_SKMEMINFO = 7
+_INET_DIAG_SKV6ONLY = 11
 _SK_MEMINFO_RCVBUF = 1
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
@@ -101,8 +107,10 @@ _ERRNO = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _WORD = struct.Struct("=I")
 # inet_diag_msg: family, state, the two ports as bytes (they alone are big-endian), the two
-# addresses, then past interface, cookie, timer and queues the uid and the inode
-_MESSAGE = struct.Struct("=BB2x4B16s16s24xII")
+# addresses, then past interface and cookie the timer's milliseconds, past the queues uid and inode
+_MESSAGE = struct.Struct("=BB2x4B16s16s12xI8xII")
+# What /proc/net counts the timer in (jiffies_delta_to_clock_t), on every machine of today.
+_TICKS = 100
 
 # The kernel makes at most 32 KiB of dump at a time (netlink_dump in net/netlink/af_netlink.c).
 _RECEIVE_BYTES = 1 << 16
@@ -205,8 +213,8 @@ def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[boo
             if failure > 0:
                 raise OSError(failure, f"sock_diag: {errno.errorcode.get(failure, failure)}")
             return False, all_flags
-        family, state, port1, port0, peer1, peer0, source, peer, uid, inode = _MESSAGE.unpack_from(
-            data, body
+        family, state, port1, port0, peer1, peer0, source, peer, timer, uid, inode = (
+            _MESSAGE.unpack_from(data, body)
         )
         number = port1 << 8 | port0
         if state == State.CLOSE and not udp:
@@ -214,6 +222,9 @@ def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[boo
         # Checked again: a socket may change its state between the kernel's choosing it and its
         # describing it, and not every kernel minds the port number in every table.
         if state in states and (port is None or number == port):
+            receive_buffer = v6only = None
+            if udp or (family == _IPV6 and state in _UNCONNECTED):
+                receive_buffer, v6only = _attributes(data, body + _MESSAGE.size, offset + length)
             records.append(SocketRecord(
                 protocol,
                 family,
@@ -222,22 +233,28 @@ def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[boo
                 _STATES[state],
                 uid,
                 inode,
-                _receive_buffer(data, body + _MESSAGE.size, offset + length) if udp else None,
+                receive_buffer,
                 _address(family, peer),
                 peer1 << 8 | peer0,
+                v6only,
+                timer / 1000 if state == State.TIME_WAIT else None,
             ))  # fmt: skip
         offset += (length + 3) & ~3
     return True, all_flags
 
 
-def _receive_buffer(data: bytes, offset: int, end: int) -> int | None:
+def _attributes(data: bytes, offset: int, end: int) -> tuple[int | None, bool | None]:
+    """The receive buffer and IPV6_V6ONLY, where the kernel gave them."""
+    receive_buffer: int | None = None
+    v6only: bool | None = None
     while offset < end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if kind == _INET_DIAG_SKMEMINFO:
-            value: int = _WORD.unpack_from(data, offset + 4 + 4 * _SK_MEMINFO_RCVBUF)[0]
-            return value
+            receive_buffer = _WORD.unpack_from(data, offset + 4 + 4 * _SK_MEMINFO_RCVBUF)[0]
+        elif kind == _INET_DIAG_SKV6ONLY:
+            v6only = data[offset + 4] != 0
         offset += (length + 3) & ~3
-    return None
+    return receive_buffer, v6only
 
 
 @functools.lru_cache(maxsize=1024)
@@ -246,12 +263,17 @@ def _address(family: int, raw: bytes) -> str:
 
 
 def read_proc_net(
-    protocol: str, states: Collection[State], *, port: int | None = None
+    protocol: str,
+    states: Collection[State],
+    *,
+    port: int | None = None,
+    process: int | str = "thread-self",
 ) -> list[SocketRecord]:
     """As `read_sockets`, from /proc/net/{tcp,udp}{,6} only (proc_pid_net(5)).
 
-    Has no receive buffers and never a socket in state BOUND_INACTIVE: the kernel does not list
-    those there. Raises OSError where the files cannot be read.
+    With `process`, in that one's network namespace, whoever's it is. Has no receive buffers and
+    never a socket in state BOUND_INACTIVE: the kernel does not list those there. Raises OSError
+    where the files cannot be read.
     """
     _protocol_number(protocol)  # raises for another
     records: list[SocketRecord] = []
@@ -259,14 +281,14 @@ def read_proc_net(
     for family, suffix in ((_IPV4, ""), (_IPV6, "6")):
         try:
             # Not /proc/net: that is the main thread's namespace, while netlink has our own.
-            with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as file:
+            with open(f"/proc/{process}/net/{protocol}{suffix}", encoding="ascii") as file:
                 lines = file.readlines()
         except FileNotFoundError:
             if family == _IPV4:
                 raise
             continue  # a machine without IPv6
         for line in lines[1:]:
-            _, local, remote, code, _, _, _, uid, _, inode, *_ = line.split(None, 10)
+            _, local, remote, code, _, timer, _, uid, _, inode, *_ = line.split(None, 10)
             if code not in wanted:
                 continue
             address, _, number = local.partition(":")
@@ -284,14 +306,21 @@ def read_proc_net(
                 None,
                 _hex_address(family, peer_address),
                 int(peer_number, 16),
+                None,
+                _seconds(timer) if wanted[code] == State.TIME_WAIT else None,
             ))  # fmt: skip
     return _once_each(records)
 
 
 def _once_each(records: list[SocketRecord]) -> list[SocketRecord]:
     # A listing is made in pieces, each found again by counting: what comes before it meanwhile
-    # makes the kernel list a socket twice. No two sockets are alike in everything.
-    return list(dict.fromkeys(records))
+    # makes the kernel list a socket twice. No two sockets are alike in everything but the timer,
+    # which runs on from one to the other.
+    return list({record[:-1]: record for record in records}.values())
+
+
+def _seconds(timer: str) -> float:
+    return int(timer.partition(":")[2], 16) / _TICKS
 
 
 @functools.lru_cache(maxsize=1024)
