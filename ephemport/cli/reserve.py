@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
-from ephemport._mark import mark_this_process
 from ephemport._request import HANDOFFS, PROTOCOLS, Request, checked_count
 from ephemport._sources import mode_named
 from ephemport.cli import numbers
@@ -144,7 +143,6 @@ def _hold_in_background(
 ) -> None:
     os.setsid()
     _close_what_is_inherited(watched, writer)
-    mark_this_process()
     try:
         reservations = numbers.reserve_all(mode, requests)
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)

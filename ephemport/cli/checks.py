@@ -1,0 +1,341 @@
+"""What `ephemport doctor` looks at: one function a line, each tries the thing itself if it can."""
+
+import errno
+import json
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ephemport import EphemportError, reserve
+from ephemport._assist import check_assist
+from ephemport._diagnosis import diagnose
+from ephemport._kernel import port_range
+from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink, read_proc_net
+from ephemport._sources.portserver import Portserver
+from ephemport.cli.unheld import installed
+
+OK, NOTE, BROKEN = "ok", "note", "NO"
+
+# A suite with many workers wants some hundred numbers, and its connections want theirs.
+_SMALL_RANGE = 2000
+_CROWDED = 0.8
+_FEW_DESCRIPTORS = 256
+
+
+class Check(NamedTuple):
+    """One line: what was looked at, "ok", "note" or "NO", why, and what to do ("" for nothing)."""
+
+    name: str
+    state: str
+    reason: str
+    remedy: str = ""
+
+
+def examine() -> list[Check]:
+    """Every line, in the order in which people read them."""
+    return [_safely(name, check) for name, check in _checks().items()]
+
+
+def _checks() -> dict[str, Callable[[str], Check]]:
+    return {
+        "self-test": self_test,
+        "ephemeral port range": ephemeral_range,
+        "ip_local_reserved_ports": reserved_numbers,
+        "ip_autobind_reuse": autobind_reuse,
+        "IPv6": ipv6,
+        "file descriptors": descriptors,
+        "seeing listeners": listeners_seen,
+        "seeing holders": holders_seen,
+        "isolation (network namespaces)": network_namespace,
+        "pidfd": pidfd,
+        "assisted take-over (seccomp, pidfd_getfd)": assistance,
+        "portserver": portserver,
+        "other packages that hand out unheld numbers": other_plugins,
+    }
+
+
+def _safely(name: str, check: Callable[[str], Check]) -> Check:
+    try:
+        return check(name)
+    except (OSError, EphemportError) as error:
+        return Check(name, BROKEN, f"could not be looked at: {error}", "see what the error names")
+
+
+# A neighbour who wants the number: says, for each address and option, whether bind() gave it.
+_NEIGHBOUR = """
+import json, socket, sys
+answers = {}
+for address in ("127.0.0.1", "0.0.0.0", "::1", "::"):
+    for option in (None, "SO_REUSEADDR"):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                if option:
+                    sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+                sock.bind((address, int(sys.argv[1])))
+            answers[f"{address} {option}"] = 0
+        except OSError as error:
+            answers[f"{address} {option}"] = error.errno
+print(json.dumps(answers))
+"""
+
+
+def self_test(name: str) -> Check:
+    """Hold a number, let another process try to get it, let go, let it try again."""
+    with reserve() as held:
+        while_held = _neighbour(held.port)
+        told = diagnose(held.port, "tcp")
+    after = _neighbour(held.port)
+    strangers = [one for one, answer in while_held.items() if one.endswith("None") and answer == 0]
+    if strangers:
+        where = ", ".join(one.partition(" ")[0] for one in strangers)
+        return Check(
+            name,
+            BROKEN,
+            f"a neighbour process got number {held.port} on {where} while it was held",
+            f"please report this, with 'uname -a' ({told})",
+        )
+    if while_held["127.0.0.1 SO_REUSEADDR"] != 0:
+        return Check(
+            name,
+            BROKEN,
+            f"no server could take over number {held.port}: {told}",
+            "reserve with handoff='fd', or start servers with assistance (ephemport run --assist)",
+        )
+    if after["127.0.0.1 None"] != 0:
+        answer = os.strerror(after["127.0.0.1 None"])
+        return Check(name, NOTE, f"number {held.port} was taken by somebody after it: {answer}")
+    return Check(
+        name,
+        OK,
+        f"held number {held.port}: a neighbour process could not get it, a server that sets "
+        "SO_REUSEADDR could; let go, the neighbour got it",
+    )
+
+
+def _neighbour(port: int) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _NEIGHBOUR, str(port)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise OSError(f"the neighbour process failed: {done.stderr.decode(errors='replace')}")
+    answers: dict[str, int] = json.loads(done.stdout)
+    return answers
+
+
+def ephemeral_range(name: str) -> Check:
+    """How large the range is and how full."""
+    numbers = port_range.ephemeral_range()
+    reserved = port_range.reserved_ports()
+    usable = {number for number in numbers if number not in reserved}
+    used = {kind: len(port_range.numbers_in_use(kind) & usable) for kind in ("tcp", "udp")}
+    reason = (
+        f"{numbers.start}-{numbers.stop - 1}, {len(usable):,} numbers, of which "
+        f"{used['tcp']:,} (tcp) and {used['udp']:,} (udp) are in use"
+    )
+    remedy = 'sysctl -w net.ipv4.ip_local_port_range="10240 65535"'
+    full = max(used.values())
+    if full >= len(usable):
+        return Check(name, BROKEN, reason, f"release numbers, or {remedy}")
+    if full > _CROWDED * len(usable):
+        return Check(name, NOTE, f"{reason}: nearly full", remedy)
+    if len(usable) < _SMALL_RANGE:
+        return Check(name, NOTE, f"{reason}: small", remedy)
+    return Check(name, OK, reason)
+
+
+def reserved_numbers(name: str) -> Check:
+    """Numbers that the kernel never hands out of itself."""
+    reserved = port_range.reserved_ports()
+    if not reserved:
+        return Check(name, OK, "none")
+    inside = len(reserved & set(port_range.ephemeral_range()))
+    return Check(
+        name,
+        OK,
+        f"{len(reserved):,} numbers, {inside:,} of them in the ephemeral port range, are never "
+        "assigned; they can still be reserved by name",
+    )
+
+
+def autobind_reuse(name: str) -> Check:
+    """The setting that takes the promise away."""
+    if port_range.autobind_reuse():
+        return Check(
+            name,
+            BROKEN,
+            "1: bind() to port 0 may give a held number to a stranger who sets SO_REUSEADDR",
+            "sysctl -w net.ipv4.ip_autobind_reuse=0",
+        )
+    return Check(name, OK, "0: a held number is given to nobody")
+
+
+def ipv6(name: str) -> Check:
+    """Whether one socket can hold both families."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", 0))
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return Check(
+            name,
+            NOTE,
+            "not there: numbers are held on 0.0.0.0, which is all there is; no shadow can exist "
+            "for servers on 0.0.0.0",
+        )
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return Check(
+            name,
+            NOTE,
+            "a socket for both families, but no ::1: no shadow can exist for servers on 0.0.0.0",
+            "sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
+        )
+    return Check(name, OK, "one socket holds a number in both families")
+
+
+def descriptors(name: str) -> Check:
+    """How many numbers one process can hold."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    told = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}"
+    most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    reason = f"{told} a process (hard limit: {most}); each held number needs one"
+    if soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS:
+        return Check(name, NOTE, reason, "ulimit -n 4096")
+    return Check(name, OK, reason)
+
+
+def listeners_seen(name: str) -> Check:
+    """Whether sock_diag tells of listeners, by which servers are waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        try:
+            if read_netlink("tcp", {State.LISTEN}, port=port):
+                return Check(
+                    name,
+                    OK,
+                    f"sock_diag answers, a look costs microseconds (Linux {platform.release()})",
+                )
+            why = "sock_diag does not show a listener of our own"
+        except OSError as error:
+            why = f"sock_diag is refused ({os.strerror(error.errno or 0)})"
+        remedy = (
+            "allow AF_NETLINK sockets in the seccomp profile or RestrictAddressFamilies=, and load "
+            "the kernel modules tcp_diag, udp_diag"
+        )
+        try:
+            if read_proc_net("tcp", {State.LISTEN}, port=port):
+                return Check(name, NOTE, f"{why}: /proc/net serves, milliseconds a look", remedy)
+        except OSError as error:
+            why += f", and /proc/net cannot be read ({os.strerror(error.errno or 0)})"
+        return Check(name, BROKEN, f"{why}: nobody can say when a server is up", remedy)
+
+
+def holders_seen(name: str) -> Check:
+    """Whether sock_diag tells of sockets that are bound and quiet."""
+    if can_see_bound_inactive():
+        return Check(
+            name,
+            OK,
+            f"sock_diag shows sockets that do not listen (Linux {platform.release()})",
+        )
+    return Check(
+        name,
+        BROKEN,
+        "TCP sockets that are bound and do not listen are not shown: numbers are held as ever, but "
+        "'ephemport ls', 'who' and error messages cannot name who holds one",
+        "Linux 6.8 or newer, and sock_diag allowed",
+    )
+
+
+def network_namespace(name: str) -> Check:
+    """Whether a worker can have a loopback of its own; tried in a process of its own."""
+    # A user namespace can only be entered by a process with a single thread.
+    code = (
+        "from ephemport._kernel import namespaces\n"
+        "try: namespaces.enter_new_network()\n"
+        "except OSError as error: print(error.strerror or error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 0 and not done.stdout:
+        return Check(name, OK, "a worker can have a loopback, and so all numbers, of its own")
+    return Check(
+        name,
+        BROKEN,
+        f"refused: {done.stdout.strip() or done.stderr.strip().rpartition(chr(10))[2]}",
+        "lift what is named, or run as root with CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN); "
+        "reservations do not need it",
+    )
+
+
+def pidfd(name: str) -> Check:
+    """Whether the end of a process can be waited for."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return Check(
+            name,
+            BROKEN,
+            f"pidfd_open() is refused ({os.strerror(error.errno or 0)}): that a server's process "
+            "ended is not noticed",
+            "Linux 5.3 or newer, and a seccomp profile that allows it",
+        )
+    return Check(name, OK, "a server that ends before it listens is noticed at once")
+
+
+def assistance(name: str) -> Check:
+    """Whether servers that set no option can be let in; tried with a shell."""
+    try:
+        check_assist()
+    except EphemportError as error:
+        return Check(name, BROKEN, str(error))
+    return Check(name, OK, "servers that set no option can be let in (ephemport run --assist)")
+
+
+def portserver(name: str) -> Check:
+    """Whether the portserver answers, if one is wanted."""
+    address = os.environ.get("PORTSERVER_ADDRESS")
+    if not address:
+        return Check(name, OK, "none is asked for (PORTSERVER_ADDRESS is not set)")
+    try:
+        # What it gives is ours until this process ends.
+        held = Portserver(address).hold("tcp", ())
+    except EphemportError as error:
+        return Check(name, BROKEN, str(error), "unset PORTSERVER_ADDRESS, or start it")
+    held.close()
+    return Check(name, OK, f"{address!r} answers, with {held.port}, which could be held")
+
+
+def other_plugins(name: str) -> Check:
+    """Which other packages hand out numbers that nobody holds."""
+    found = installed()
+    if not found:
+        return Check(name, OK, "none is installed")
+    return Check(
+        name,
+        NOTE,
+        "; ".join(found),
+        "what comes from them may be anybody's by the time it is used: use reserve(), or the "
+        "fixtures reservation and reserve_port",
+    )

@@ -1,0 +1,62 @@
+"""`ephemport doctor`: what this machine can promise, and what to do where it cannot."""
+
+import argparse
+import json
+from typing import Any
+
+from ephemport.cli.checks import BROKEN, NOTE, OK, Check, examine
+from ephemport.cli.tables import Line, Span, cut_line, show, width, wrapped
+
+WELL, SOME_PROMISE_BROKEN = 0, 1
+
+_EPILOG = """\
+lines begin with: ok, note (worth knowing, no promise is broken) or NO (a promise cannot be kept)
+
+exit status: 0 all well, 1 a promise cannot be kept
+"""
+_STYLES = {OK: "green", NOTE: "yellow", BROKEN: "bold red"}
+_INDENT = 6
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "doctor",
+        help="say what this machine can promise",
+        description="Say line by line what this machine can promise, why, and what to do where it "
+        "cannot. Holds a number for a moment and lets a neighbour process try to get it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.set_defaults(action=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    checks = examine()
+    broken = [check for check in checks if check.state == BROKEN]
+    if options.json:
+        told = {"well": not broken, "checks": [check._asdict() for check in checks]}
+        print(json.dumps(told, indent=2))
+    else:
+        show(_lines(checks, width()))
+    return SOME_PROMISE_BROKEN if broken else WELL
+
+
+def _lines(checks: list[Check], columns: int) -> list[Line]:
+    lines: list[Line] = []
+    room = max(columns - _INDENT, 1)
+    for check in checks:
+        state = Span(f"{check.state:<{_INDENT}}", _STYLES[check.state])
+        for line in wrapped(f"{check.name}: {check.reason}", room):
+            lines.append(cut_line([state, *line], columns))
+            state = Span(" " * _INDENT)
+        if check.remedy:
+            for line in wrapped(f"-> {check.remedy}", room, "cyan"):
+                lines.append(cut_line([state, *line], columns))
+    broken = sum(check.state == BROKEN for check in checks)
+    end = Span("all well", "bold green")
+    if broken:
+        some = "1 promise" if broken == 1 else f"{broken} promises"
+        end = Span(f"{some} cannot be kept here", "bold red")
+    return [*lines, [], cut_line([end], columns)]
