@@ -1,6 +1,7 @@
 """Handing over: starting a server with its numbers, or giving it the listening sockets."""
 
 import errno
+import fcntl
 import os
 import socket
 import sys
@@ -21,23 +22,23 @@ Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 # sd_listen_fds(3): the first descriptor that is passed.
 _FIRST = 3
 
-# Runs in the child, before the server: only a process itself can know its pid (LISTEN_PID), and
-# with preexec_fn it would be our own interpreter, forked with all its threads' locks, that says it.
-_ACTIVATE = """
-import fcntl, os, sys
-passed, program, command = sys.argv[1], sys.argv[2], sys.argv[3:]
-first = 3
-above = [fcntl.fcntl(int(d), fcntl.F_DUPFD_CLOEXEC, 64) for d in passed.split(",")]
-for position, descriptor in enumerate(above):
-    os.dup2(descriptor, first + position)
-for descriptor in map(int, passed.split(",")):
-    if descriptor >= first + len(above):
-        os.close(descriptor)
+# What stands between us and the server: only the process itself can say its pid (LISTEN_PID), and
+# with preexec_fn it would be our own interpreter that says it, forked with all its threads' locks.
+# A shell takes a millisecond, Python ten; dash knows no descriptors above 9. -p: no start-up files.
+_BY_BASH = """
+exec {moves}; export LISTEN_PID=$$; name=$1 program=$2; shift 2; exec -a "$name" "$program" "$@"
+"""
+_BY_PYTHON = """
+import os, sys
+for move in sys.argv[1].split(","):
+    source, target = map(int, move.split(":"))
+    os.dup2(source, target)
+    os.close(source)
 os.environ["LISTEN_PID"] = str(os.getpid())
 try:
-    os.execvp(program, command)
+    os.execvp(sys.argv[3], [sys.argv[2], *sys.argv[4:]])
 except OSError as error:
-    print(f"{program}: {error.strerror}", file=sys.stderr)
+    print(f"{sys.argv[3]}: {error.strerror}", file=sys.stderr)
     os._exit(127 if isinstance(error, FileNotFoundError) else 126)
 """
 
@@ -103,7 +104,9 @@ def start(
     with ExitStack() as sockets:
         if activate:
             passed = [
-                sockets.enter_context(sock) for one in handed for sock in listening_sockets(one)
+                sockets.enter_context(sock)
+                for one in handed
+                for sock in _out_of_the_way(listening_sockets(one), len(handed))
             ]
             names = [name for one in handed for name in _names(one)]
             command, kwargs = _activated(command, passed, names, kwargs)
@@ -170,11 +173,33 @@ def _activated(
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
     environment["LISTEN_FDS"] = str(len(passed))
     environment["LISTEN_FDNAMES"] = ":".join(names)
-    descriptors = [sock.fileno() for sock in passed]
-    listed = ",".join(map(str, descriptors))
-    before = [sys.executable, "-I", "-S", "-c", _ACTIVATE, listed, program]
-    return [*before, *command], {
+    moves = {sock.fileno(): target for target, sock in enumerate(passed, _FIRST)}
+    return [*_between(moves), *command[:1], program, *command[1:]], {
         **kwargs,
         "env": environment,
-        "pass_fds": (*kwargs.get("pass_fds", ()), *descriptors),
+        "pass_fds": (*kwargs.get("pass_fds", ()), *moves),
     }
+
+
+def _out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.socket]:
+    """The same sockets above the descriptors that they will be moved to, each without the other."""
+    # Two each at most, for TCP and UDP.
+    lowest = _FIRST + 2 * handed
+    moved = []
+    for sock in sockets:
+        with sock:
+            copy = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
+        moved.append(socket.socket(fileno=copy))
+    return moved
+
+
+def _between(moves: Mapping[int, int]) -> list[Argument]:
+    """A program that moves descriptors, says its pid in LISTEN_PID and becomes the next one."""
+    import shutil
+
+    bash = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin")
+    if bash is None:
+        listed = ",".join(f"{source}:{target}" for source, target in moves.items())
+        return [sys.executable, "-I", "-S", "-c", _BY_PYTHON, listed]
+    shell_moves = " ".join(f"{target}<&{source} {source}<&-" for source, target in moves.items())
+    return [bash, "-p", "-c", _BY_BASH.format(moves=shell_moves), "bash"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,6 +37,15 @@ for fd in fds:
     s.detach()
 print(json.dumps(given), flush=True)
 """
+
+
+@pytest.fixture(params=["bash", "no bash"], autouse=True)
+def _what_stands_between(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "no bash":
+        which = shutil.which
+        monkeypatch.setattr(
+            shutil, "which", lambda name, **how: None if name == "bash" else which(name, **how)
+        )
 
 
 def given_to_child(reserved: Reservation | ReservationGroup) -> dict[str, Any]:
