@@ -68,8 +68,9 @@ class LockFolder:
             return None
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         text = f"worker {worker_id}\npid {os.getpid()}\ntime {since}\n"
-        os.ftruncate(locked, 0)
-        os.write(locked, text.encode())
+        # Not cut to 0 first: ext4 takes that for a file being replaced, and makes the close() wait
+        # for the disk (auto_da_alloc in ext4(5)).
+        os.ftruncate(locked, os.write(locked, text.encode()))
         return LockFile(path, locked)
 
     def owner(self, port: int) -> str | None:
