@@ -1,4 +1,4 @@
-"""The sockets that keep a number: exclusive, open, shadow. Every setsockopt() is in this file.
+"""The sockets that keep a number: exclusive, open, shadow. The place for setsockopt().
 
 A hold is bound and never listens. It starts exclusive: bound on the wildcard address of both
 families with every option off, so that the kernel gives its number to nobody, whatever they set
@@ -42,6 +42,9 @@ _live: set["Hold"] = set()
 # The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
 # is not needed here and costs a tenth of a hold.
 _new_socket = SocketType
+
+# EACCES: a range that reaches below ip_unprivileged_port_start.
+_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 # Wildcard holds conflict with it, connections and servers practically never use it.
 _GATE = "127.255.255.254"
@@ -196,6 +199,37 @@ def hold(port: int, protocol: str) -> Hold:
         _unlock()
 
 
+def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
+    """Hold the first of `ports` that is free, exclusively; None when none of them is."""
+    if protocol == "both":
+        for port in ports:
+            try:
+                return hold(port, protocol)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+        return None
+    kind = SOCK_DGRAM if protocol == "udp" else SOCK_STREAM
+    with lock:
+        # A socket whose bind was refused can be bound again: a try costs one system call.
+        sock, address = _wildcard_socket(kind)
+        try:
+            for port in ports:
+                try:
+                    sock.bind((address, port))
+                except OSError as error:
+                    if error.errno not in _TAKEN:
+                        raise
+                else:
+                    _refuse_datagrams(sock)
+                    return Hold(port, (sock,))
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+        return None
+
+
 def hold_number(port: int, protocol: str) -> Hold:
     """Like `hold()`, for a number asked for by name: its own TIME_WAITs are not in the way.
 
@@ -274,12 +308,17 @@ def _exclusive(kind: int, port: int) -> SocketType:
         else:
             sock.bind(("0.0.0.0", port))
         if kind == SOCK_DGRAM:
-            # Wants no datagrams; the smallest buffer also tells a hold from a server (sock_diag).
-            sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+            _refuse_datagrams(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _refuse_datagrams(sock: SocketType) -> None:
+    # A UDP hold wants none; the smallest buffer also tells it from a server (sock_diag).
+    if sock.type == SOCK_DGRAM:
+        sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
 
 
 def _past_time_wait(port: int, taken: OSError) -> SocketType:
@@ -322,8 +361,7 @@ def _shadow(sock: SocketType, endpoint: Endpoint) -> SocketType:
         shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         shadow.bind(endpoint.sockaddr(sock.getsockname()[1]))
         shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
-        if sock.type == SOCK_DGRAM:
-            shadow.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+        _refuse_datagrams(shadow)
     except BaseException:
         shadow.close()
         raise

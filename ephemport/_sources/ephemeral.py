@@ -2,10 +2,10 @@
 
 import errno
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ephemport._errors import PortsExhausted
-from ephemport._hold import Hold, hold, hold_number
+from ephemport._hold import Hold, hold, hold_first, hold_number
 from ephemport._kernel import port_range
 
 # How many random numbers to try before the kernel's own search, which finds the last free one.
@@ -37,7 +37,7 @@ class Ephemeral:
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         if self._crowded_picks:
             self._crowded_picks -= 1
-            held = _try_some(self._crowd, protocol, exclude)
+            held = hold_first(_some(self._crowd, exclude), protocol)
             if held is not None:
                 return held
         try:
@@ -69,11 +69,10 @@ class Ephemeral:
         """Hold any number that the kernel's own search cannot choose for us."""
         candidates = [n for n in self.numbers if n not in exclude]
         start = _random_below(len(candidates))
-        for port in candidates[start:] + candidates[:start]:
-            held = _try_to_hold(port, protocol)
-            if held is not None:
-                return held
-        raise PortsExhausted(explain_exhausted(protocol, excluded=len(exclude)))
+        held = hold_first(candidates[start:] + candidates[:start], protocol)
+        if held is None:
+            raise PortsExhausted(explain_exhausted(protocol, excluded=len(exclude)))
+        return held
 
 
 def explain_exhausted(protocol: str, *, excluded: int = 0, run_of: int = 0) -> str:
@@ -97,24 +96,11 @@ def explain_exhausted(protocol: str, *, excluded: int = 0, run_of: int = 0) -> s
     )
 
 
-def _try_some(numbers: Sequence[int], protocol: str, exclude: Collection[int]) -> Hold | None:
+def _some(numbers: Sequence[int], exclude: Collection[int]) -> Iterator[int]:
     for _ in range(_TRIES):
         port = numbers[_random_below(len(numbers))]
         if port not in exclude:
-            held = _try_to_hold(port, protocol)
-            if held is not None:
-                return held
-    return None
-
-
-def _try_to_hold(port: int, protocol: str) -> Hold | None:
-    try:
-        return hold(port, protocol)
-    except OSError as error:
-        # EACCES: the range reaches below ip_unprivileged_port_start.
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        return None
+            yield port
 
 
 def _random_below(limit: int) -> int:
