@@ -1,0 +1,177 @@
+"""`port_map[9001]`: the held number that stands for a number somebody once wrote down.
+
+A suite with hard-coded ports keeps its meaning when each of its numbers is replaced by another one
+everywhere, and that is what the map is for. So a stand-in must suit every server that 9001 suited,
+and the numbers' neighbourhood must stay as it was:
+
+- The hold is a shadow that is opened as well: on [::1] (without IPv6 on 127.0.0.2), with the
+  take-over's options on. It lets in servers that set SO_REUSEADDR or SO_REUSEPORT on any address,
+  and servers that set neither on IPv4.
+- What such a hold leaves open is an IPv4 `bind(0)`, so the stand-ins lie outside the ephemeral
+  port range, where the kernel hands out nothing. Other holds conflict with it, shadow or not.
+- Numbers keep their distances (`port_map[9002] == port_map[9001] + 1`) as long as nobody is in the
+  way: there is code that computes one port from another. Each worker of a run has a lane.
+
+Where no number lies outside the range, or the mode has numbers of its own, it is a plain take-over.
+"""
+
+import atexit
+import os
+import random
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import SupportsIndex
+
+from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
+from ephemport._listeners import checked_port
+from ephemport._lock import lock
+from ephemport._reservation import Reservation, reserve_from
+
+PREFIX = "EPHEMPORT_PORT_"
+# Whose numbers the variables are. A worker inherits its controller's, and must not use them.
+OWNER = "EPHEMPORT_PORTS_OF"
+
+# 49152 and up: nobody's by IANA's word (RFC 6335). Below are the well-known services' numbers.
+_PRIVATE = range(49152, 65436)  # the last 100: room for port + 1 and its like
+_ENOUGH = 500
+# What a suite's numbers are likely to be, seen from the first of them.
+_AROUND = range(-50, 200)
+
+
+class PortMap(Mapping[int, int]):
+    """A lazy mapping from the numbers that were written down to held numbers of this process.
+
+    Each is reserved when it is first asked for and is the same for everyone in the process until
+    the process ends. A child started with `environ()`'s variables has the same numbers, and so
+    has a forked one; the parent holds them. Thread-safe. As a mapping it contains the numbers
+    that were asked for. Raises TypeError or ValueError for a key that is no port.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._reservations: list[Reservation] = []
+        self._lane: tuple[range, int] | None = None
+
+    def __getitem__(self, port: SupportsIndex) -> int:
+        key = checked_port(port)
+        with lock:
+            number = self._numbers.get(key)
+            if number is None:
+                number = _inherited(key)
+                if number is None:
+                    number = self._reserve(key)
+                self._numbers[key] = number
+            return number
+
+    def environ(self, *ports: SupportsIndex) -> dict[str, str]:
+        """The numbers as environment variables, for a subprocess: EPHEMPORT_PORT_9001=43211, ...
+
+        Those of `ports` and all that were asked for before. A process with these variables gets
+        the same numbers from its own `port_map`, without holding them.
+        """
+        for port in ports:
+            self[port]
+        with lock:
+            told = {f"{PREFIX}{key}": str(number) for key, number in self._numbers.items()}
+        return {**told, OWNER: _worker() or "master"} if told else {}
+
+    def release(self) -> None:
+        """Let all numbers go and forget them."""
+        with lock:
+            for reservation in self._reservations:
+                reservation.release()
+            self._reservations.clear()
+            self._numbers.clear()
+
+    def _reserve(self, key: int) -> int:
+        # The layer above, for the mode in force: it knows the sources, and is not needed before.
+        from ephemport._request import Request
+        from ephemport.compat.allocator import PortAllocator
+
+        allocator = PortAllocator()
+        request = Request()
+        lane = self._lane_around(key) if allocator.mode == "ephemeral" else None
+        if lane is not None:
+            numbers, shift = lane
+            wanted = numbers[(key + shift) % len(numbers)]
+            others = random.sample(numbers, min(50, len(numbers)))
+            request = Request(port=(wanted, *others, 0), handoff="shadow")
+        reservation = reserve_from(allocator.source("testing"), request)
+        if reservation.handoff == "shadow":
+            reservation._hold.open()
+        self._reservations.append(reservation)
+        return reservation.port
+
+    def _lane_around(self, key: int) -> tuple[range, int] | None:
+        """Numbers outside the ephemeral range, and how far this worker's are shifted in them."""
+        if self._lane is None:
+            assigned = ephemeral_range()
+            above = range(max(_PRIVATE.start, assigned.stop), _PRIVATE.stop)
+            below = range(20000, min(assigned.start, _PRIVATE.stop))
+            numbers = above if len(above) >= _ENOUGH else below
+            if len(numbers) < _ENOUGH:
+                return None
+            self._lane = (numbers, _free_shift(numbers, key))
+        return self._lane
+
+    def __iter__(self) -> Iterator[int]:
+        with lock:
+            return iter(list(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, port: object) -> bool:
+        return port in self._numbers
+
+    def __repr__(self) -> str:
+        return f"<port_map {self._numbers}>"
+
+
+def _worker() -> str | None:
+    return os.environ.get("PYTEST_XDIST_WORKER")
+
+
+def _inherited(key: int) -> int | None:
+    text = os.environ.get(f"{PREFIX}{key}")
+    if text is None:
+        return None
+    worker, owner = _worker(), os.environ.get(OWNER)
+    if worker is not None and owner is not None and owner != worker:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ValueError(f"the environment's {PREFIX}{key}={text!r} is no port")
+    return int(text)
+
+
+def _free_shift(numbers: range, key: int) -> int:
+    """A shift with which nobody is in the way of `key` and its neighbours."""
+    try:
+        taken = numbers_in_use()
+    except OSError:  # a sandbox without netlink
+        taken = set()
+    width = len(numbers)
+    shifts = [_shift(width), *(random.randrange(width) for _ in range(30))]
+
+    def in_the_way(shift: int) -> int:
+        first = (key + shift + _AROUND.start) % width
+        # A lane that runs over the end begins anew at the other, and is torn there.
+        if first + len(_AROUND) > width:
+            return width
+        return sum(numbers[place] in taken for place in range(first, first + len(_AROUND)))
+
+    return min(shifts, key=in_the_way)
+
+
+def _shift(width: int) -> int:
+    """Where this process's lane begins: at random, but the workers of one run far apart."""
+    run, worker = os.environ.get("PYTEST_XDIST_TESTRUNUID"), _worker() or ""
+    digits = "".join(filter(str.isdecimal, worker))
+    if run is None or not digits:
+        return random.randrange(width)
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    return (zlib.crc32(run.encode()) + int(digits) * (width // max(count, 1))) % width
+
+
+port_map = PortMap()
+atexit.register(port_map.release)

@@ -1,0 +1,364 @@
+"""What becomes of each number: the same everywhere, or nothing anywhere (the package has why)."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ephemport.migrate.tree import is_test_file, shown
+from ephemport.migrate.uses import Default, File, Function, Use
+from ephemport.migrate.words import WELL_KNOWN, is_pure, is_round, portish
+
+_HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
+# The stand-ins of numbers this near to each other are so, too: see ephemport._port_map.
+_NEAR = 100
+# How far from its base a number may be computed.
+_FAR = 20
+# What programs add to a port of theirs for the next one.
+_STEPS = (*range(1, 11), 100, 1000)
+# How `finding` calls what a fixture gets from its params.
+_PARAMS = "request.param"
+_MARKS = ("EPH001", "EPH002", "EPH003")
+
+
+@dataclass
+class Number:
+    """A number that is a port in this tree: all its uses, and why it stays if it does."""
+
+    number: int
+    uses: list[Use] = field(default_factory=list)
+    reason: str = ""
+    bound: str = "no"
+    base: int = 0  # the bound number that it seems to be computed from, out of sight
+
+    @property
+    def reported(self) -> list[Use]:
+        """The uses that a reader is told of; the others only change along."""
+        return [use for use in self.uses if use.meaning.port and use.meaning.code]
+
+
+class Decision:
+    """The numbers of a tree."""
+
+    def __init__(
+        self,
+        root: Path,
+        files: Mapping[Path, File],
+        suite: frozenset[Path],
+        chosen: frozenset[Path],
+        data: Mapping[int, str],
+        codes: frozenset[str],
+    ) -> None:
+        self.root = root
+        self.files = files
+        self.chosen = chosen
+        self.data = data
+        self.codes = codes
+        self.suite = [file for path, file in files.items() if path in suite]
+        self.product = [file for path, file in files.items() if path not in suite]
+        self._identifiers = set[str]().union(*(file.identifiers for file in self.suite))
+        self._strings = set[str]().union(*(file.strings for file in self.suite))
+        self.numbers = self._numbers()
+        for number in self.numbers.values():
+            number.bound = self._bound(number)
+        sure = {value for value, number in self.numbers.items() if number.bound != "no"}
+        for value, number in self.numbers.items():
+            if number.bound == "no" and value not in WELL_KNOWN:
+                # A server out of sight may bind the port after its own.
+                number.base = next((value - n for n in _STEPS if value - n in sure), 0)
+                number.bound = "maybe" if number.base else "no"
+            number.reason = self._reason(number)
+        self._keep_neighbours_together()
+
+    def converted(self) -> list[Number]:
+        """The numbers that change."""
+        return [number for number in self.numbers.values() if not number.reason]
+
+    # which uses count
+
+    def _numbers(self) -> dict[int, Number]:
+        found: dict[int, Number] = {}
+        counted: set[int] = set()
+        for file in self.suite:
+            for use in file.uses:
+                for value in use.numbers:
+                    if use.meaning.port is False:
+                        counted.add(value)
+                    else:
+                        found.setdefault(value, Number(value)).uses.append(use)
+        bases = {
+            use.numbers[0]
+            for number in found.values()
+            for use in number.uses
+            if use.form in ("sum", "count") and use.meaning.port
+        }
+        kept: dict[int, Number] = {}
+        for value, number in found.items():
+            tainted = self._made_of(number)
+            number.uses = [use for use in number.uses if not self._is_data(use, number, tainted)]
+            counted_from = any(value - _FAR <= base < value for base in bases)
+            if any(use.meaning.port for use in number.uses) or (counted_from and number.uses):
+                kept[value] = number
+                if is_round(value):
+                    self._look_for_quantities(number, value in counted)
+        return kept
+
+    def _is_data(self, use: Use, number: Number, tainted: set[str]) -> bool:
+        """Whether a use lies in a test that has no server: about parsing, formatting, checking."""
+        file = self.files[use.path]
+        line = use.function if use.function is not None else use.decorates
+        function = file.functions.get(line) if line is not None else None
+        if function is None:
+            return False
+        is_argument = "parametrize" in use.obstacle
+        if is_argument and is_round(number.number) and use.meaning.port is None:
+            return not any(map(portish, function.parametrized))
+        if number.number in function.replaced.get(use.parameter, ()):
+            return True
+        if use.parameter == _PARAMS:
+            return function.maps_params
+        expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
+        return (
+            function.is_test
+            and not function.is_async
+            and not expected
+            and all(map(is_pure, function.calls))
+            and not function.names & tainted
+            and not function.uses_self
+        )
+
+    def _made_of(self, number: Number) -> set[str]:
+        """The names of constants, functions and classes whose value depends on the number."""
+        places = defaultdict(list)
+        names: set[str] = set()
+        for use in number.uses:
+            places[use.path].append(use)
+        for path, uses in places.items():
+            file = self.files[path]
+            for name, _, start, end in file.made_of:
+                if any(start <= use.start < end for use in uses):
+                    names.add(name)
+            for use in uses:
+                function = file.functions.get(use.function) if use.function else None
+                if function is not None and not function.is_test:
+                    names.add(function.name)
+            lines = {use.line for use in uses if use.function is None}
+            names |= {one.function for one in file.defaults if one.line in lines}
+        grown = True
+        while grown:
+            before = len(names)
+            for file in self.suite:
+                names |= {name for name, parts, _, _ in file.made_of if parts & names}
+            grown = len(names) > before
+        return names
+
+    def _look_for_quantities(self, number: Number, counted: bool) -> None:
+        """Leave a number alone that also counts something, if some of its uses say nothing."""
+        unclear = [use for use in number.uses if use.meaning.port is None]
+        if unclear and counted:
+            number.reason = (
+                f"the {number.number} at {self._place(unclear[0])} may be something else than the "
+                "port: the suite also counts so many"
+            )
+
+    # does anything bind it
+
+    def _bound(self, number: Number) -> str:
+        told = set()
+        for use in number.uses:
+            if use.meaning.port:
+                told |= self._binds(use)
+        if "yes" in told:
+            return "yes"
+        return "maybe" if "maybe" in told and number.number not in WELL_KNOWN else "no"
+
+    def _binds(self, use: Use) -> set[str]:
+        told = {use.meaning.binds}
+        if use.name and use.name.isidentifier():
+            used = set[str]()
+            for file in self.suite:
+                used |= file.name_binds.get(use.name, set())
+            if "yes" in used:
+                return {"yes"}
+            # A constant that only clients use, and nothing else, proves nothing.
+            if used == {"no"} and use.function is None and use.name.isupper():
+                return {"no"}
+        return told
+
+    # what stands in the way
+
+    def _reason(self, number: Number) -> str:
+        return (
+            number.reason
+            or self._not_to_be_touched(number)
+            or self._repeated_elsewhere(number)
+            or self._depends_on_it(number)
+            or self._unbound(number)
+        )
+
+    def _not_to_be_touched(self, number: Number) -> str:
+        for use in number.uses:
+            file = self.files[use.path]
+            if not use.form:
+                return f"at {self._place(use)} {use.obstacle}"
+            if use.parameter == _PARAMS:
+                if not any(
+                    number.number in one.numbers
+                    and one is not use
+                    and one.function == use.decorates
+                    for one in number.uses
+                ):
+                    return f"at {self._place(use)} {use.obstacle}"
+            elif use.parameter and not self._can_be_replaced_inside(file, use):
+                return f"at {self._place(use)} {use.obstacle}"
+            if use.path not in self.chosen:
+                return f"it is also used at {self._place(use)}, outside of the paths given"
+            codes = file.noqa.get(use.line, frozenset())
+            if codes is None or codes & set(_MARKS):
+                return f"{self._place(use)} is marked noqa"
+            if use.meaning.code and use.meaning.code not in self.codes:
+                return f"{use.meaning.code} at {self._place(use)} is not selected"
+        return ""
+
+    def _can_be_replaced_inside(self, file: File, use: Use) -> bool:
+        """Whether a value of parametrize goes nowhere but to the test, which can replace it."""
+        function = file.functions.get(use.decorates or 0)
+        return (
+            function is not None
+            and function.is_test
+            and use.parameter in function.parameters
+            and not any(
+                use.parameter in other.parameters or use.parameter == other.name
+                for each in self.suite
+                for other in each.functions.values()
+                if other.is_fixture
+            )
+        )
+
+    def _repeated_elsewhere(self, number: Number) -> str:
+        if number.number in self.data:
+            return f"{self.data[number.number]} repeats it, which is no Python"
+        for file in self.files.values():
+            if file.unreadable and str(number.number) in _raw(file.path):
+                return f"{shown(file.path, self.root)} repeats it, which cannot be read"
+        for file in self.product:
+            for use in file.uses:
+                if number.number not in use.numbers or use.meaning.port is False:
+                    continue
+                unclear = use.meaning.port is None and is_round(number.number)
+                if not unclear and not self._is_overridden(file, use):
+                    return f"{self._place(use)} repeats it, which is no part of the suite"
+        return ""
+
+    def _is_overridden(self, file: File, use: Use) -> bool:
+        """Whether the product's number is a default that the suite never leaves in force."""
+        if use.function is not None and use.name not in self._strings:
+            return False
+        if use.name.startswith("-") or (use.name.isupper() and use.name in self._strings):
+            return use.name in self._strings
+        own = [one for one in file.defaults if one.line == use.line]
+        if own:
+            return all(map(self._is_supplied, own))
+        if use.name and use.name not in self._identifiers:
+            alias = [one for each in self.product for one in each.defaults if one.alias == use.name]
+            passed = any(use.name in each.name_binds for each in self.product)
+            return bool(alias) and not passed and all(map(self._is_supplied, alias))
+        return False
+
+    def _is_supplied(self, default: Default) -> bool:
+        calls = [one for file in self.suite for one in file.calls.get(default.function, [])]
+        if not calls:
+            return not any(file.starts_processes for file in self.suite)
+        return all(
+            default.parameter in one.keywords or one.positional > default.position
+            for one in calls
+            if not one.unpacks
+        ) and not any(one.unpacks for one in calls)
+
+    def _depends_on_it(self, number: Number) -> str:
+        made = self._made_of(number)
+        for file in self.suite:
+            # The name of a function is no value of its number: its id is the name.
+            constants = {name for one in self.suite for name, _, _, _ in one.made_of} & made
+            if shared := constants & file.parametrize_names:
+                return (
+                    f"{sorted(shared)[0]}, made of it, is an argument of parametrize in "
+                    f"{shown(file.path, self.root)}, and ids must agree between workers"
+                )
+            for name in made & set(file.computed):
+                if file.computed[name] > _NEAR:
+                    return (
+                        f"{name}, made of it, is calculated with in {shown(file.path, self.root)}"
+                    )
+        processes = [file for file in self.suite if file.hides_environment]
+        for path in {use.path for use in number.uses}:
+            if processes and self.runs_apart(self.files[path]):
+                return (
+                    f"{shown(path, self.root)} uses it in a process of its own, and "
+                    f"{shown(processes[0].path, self.root)} does not pass on os.environ"
+                )
+        return ""
+
+    def _unbound(self, number: Number) -> str:
+        if number.bound != "no" or not any(use.meaning.port for use in number.uses):
+            return ""
+        return "nothing here binds it"
+
+    def _keep_neighbours_together(self) -> None:
+        """Numbers that one expression computes stay or change together."""
+        changed = True
+        while changed:
+            changed = False
+            for number in self.converted():
+                reason = self._held_back_by(number)
+                if reason:
+                    number.reason = reason
+                    changed = True
+
+    def _held_back_by(self, number: Number) -> str:
+        for use in number.uses:
+            near: Iterable[int] = use.numbers
+            if use.form in ("sum", "count"):
+                near = range(number.number - _FAR, number.number + _FAR + 1)
+            for value in near:
+                other = self.numbers.get(value)
+                if other is not None and other.reason and other.bound != "no":
+                    return f"{self._place(use)} computes it with {value}, which stays"
+        if number.base and self.numbers[number.base].reason:
+            return f"it seems to follow from {number.base}, which stays"
+        if number.bound == "no":
+            # Known from its base alone.
+            near = range(number.number - _FAR, number.number)
+            if any(self.numbers[base].reason for base in near if base in self.numbers):
+                return "the number that it is counted from stays"
+        return ""
+
+    # what runs in other processes
+
+    def runs_apart(self, file: File) -> bool:
+        """Whether a file is run, or imported again, in a process that the suite starts."""
+        if not any(one.starts_processes for one in self.suite):
+            return False
+        if any(one.imports_itself for one in self.suite):
+            return True
+        if is_test_file(file.path):
+            return False
+        names = {file.path.name, file.path.stem}
+        return file.is_script or any(
+            text.rpartition("/")[2] in names or text.rpartition(".")[2] in names
+            for text in self._strings
+        )
+
+    def function_of(self, use: Use) -> Function | None:
+        """The function around a use."""
+        return None if use.function is None else self.files[use.path].functions.get(use.function)
+
+    def _place(self, use: Use) -> str:
+        return f"{shown(use.path, self.root)}:{use.line}"
+
+
+def _raw(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

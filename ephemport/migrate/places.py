@@ -1,0 +1,133 @@
+"""Where a literal stands: what may be put there, and what has been put there already."""
+
+import re
+from collections.abc import Sequence
+
+import libcst as cst
+
+from ephemport.migrate.contexts import dotted, last_name, parameter_names
+from ephemport.migrate.functions import is_mapped
+from ephemport.migrate.uses import Default
+
+_MOCKS = re.compile(r"mock|responses|respx|vcr|httpretty|fake_http|stub_request", re.I)
+
+
+def parameter(stack: Sequence[cst.CSTNode]) -> str:
+    """The parameter that a value of parametrize is given to as it is; "" if not so."""
+    calls = [n for n, one in enumerate(stack) if _is_parametrize(one)]
+    inside = stack[calls[-1] :]
+    call = inside[0]
+    if not isinstance(call, cst.Call) or len(call.args) < 2 or call.args[1] is not inside[1]:
+        return ""
+    if any(one.keyword is not None and one.keyword.value == "indirect" for one in call.args):
+        return ""
+    names = parameter_names(call)
+    shape = [type(one) for one in inside[2:]]
+    if shape[:2] not in ([cst.List, cst.Element], [cst.Tuple, cst.Element]):
+        return ""
+    row = inside[4:]
+    place = 0
+    if len(row) == 2 and isinstance(row[0], cst.Tuple) and isinstance(row[1], cst.Element):
+        place = list(row[0].elements).index(row[1])
+    elif len(row) == 2 and isinstance(row[0], cst.Call) and isinstance(row[1], cst.Arg):
+        place = list(row[0].args).index(row[1])
+    elif row or len(names) != 1:
+        return ""
+    return names[place] if place < len(names) else ""
+
+
+def obstacle(stack: Sequence[cst.CSTNode]) -> str:
+    """Why nothing but a literal can stand here."""
+    for node in stack:
+        if isinstance(node, cst.Annotation):
+            return "it stands in an annotation"
+        if isinstance(node, (cst.MatchPattern, cst.MatchCase)) and any(
+            isinstance(one, cst.MatchPattern) for one in stack
+        ):
+            return "it stands in a match pattern"
+        if isinstance(node, cst.Call):
+            if last_name(node.func) == "parametrize" or dotted(node) == "pytest.param":
+                return "it is an argument of parametrize, and ids must agree between workers"
+            if last_name(node.func) == "fixture":
+                return "it is a parameter of a fixture, and ids must agree between workers"
+        if isinstance(node, cst.Call) and dotted(node).endswith("environ.setdefault"):
+            return "workers inherit the environment that their controller sets first"
+        if isinstance(node, cst.Subscript) and last_name(node.value) == "Literal":
+            return "it stands in a type"
+    return ""
+
+
+def is_migrated(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether the number stands in port_map[...] or port_map.environ(...) already."""
+    return any(
+        is_mapped(one)
+        or (isinstance(one, (cst.ListComp, cst.GeneratorExp)) and is_mapped(one.elt))
+        or (isinstance(one, cst.DictElement) and is_mapped(one.value))
+        or (isinstance(one, cst.Call) and dotted(one).endswith("port_map.environ"))
+        for one in stack
+    )
+
+
+def is_replaced(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether this is the first half of `.replace("9001", str(port_map[9001]))`."""
+    call = stack[-2] if len(stack) > 1 else None
+    if not isinstance(call, cst.Call) or last_name(call.func) != "replace":
+        return False
+    inner = call.args[-1].value
+    return isinstance(inner, cst.Call) and any(is_mapped(one.value) for one in inner.args)
+
+
+def is_documentation(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether a string stands alone as a statement."""
+    around = [one for one in stack if not isinstance(one, cst.ConcatenatedString)]
+    return bool(around) and isinstance(around[-1], cst.Expr)
+
+
+def is_mocked(around: Sequence[cst.CSTNode]) -> bool:
+    """Whether a library that answers in a server's place is told of an address."""
+    call = next((one for one in reversed(around) if isinstance(one, cst.Call)), None)
+    return call is not None and bool(_MOCKS.search(dotted(call)))
+
+
+def _is_parametrize(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.Call) and last_name(node.func) == "parametrize"
+
+
+def default_at(
+    stack: Sequence[cst.CSTNode], numbers: tuple[int, ...], line: int, alias: str = ""
+) -> Default | None:
+    """The default value that stands here: of a parameter, or of a field of a dataclass."""
+    for place in range(len(stack) - 1, -1, -1):
+        node = stack[place]
+        if isinstance(node, cst.Param) and place >= 2:
+            parameters = stack[place - 1]
+            owner = stack[place - 2]
+            if isinstance(parameters, cst.Parameters) and isinstance(owner, cst.FunctionDef):
+                names = [one.name.value for one in parameters.params]
+                method = bool(names) and names[0] in ("self", "cls")
+                callee = owner.name.value
+                if callee in ("__init__", "__new__"):
+                    outer = [one for one in stack if isinstance(one, cst.ClassDef)]
+                    callee = outer[-1].name.value if outer else callee
+                parameter = node.name.value
+                at = names.index(parameter) - method if parameter in names else 99
+                return Default(numbers, callee, parameter, at, line, alias)
+            return None
+        if isinstance(node, cst.AnnAssign):
+            outer_class = next(
+                (one for one in reversed(stack[:place]) if isinstance(one, cst.ClassDef)),
+                None,
+            )
+            if outer_class is not None and isinstance(node.target, cst.Name):
+                fields = [
+                    last_name(small.target)
+                    for line_ in outer_class.body.body
+                    if isinstance(line_, cst.SimpleStatementLine)
+                    for small in line_.body
+                    if isinstance(small, cst.AnnAssign)
+                ]
+                field = node.target.value
+                at = fields.index(field) if field in fields else 99
+                return Default(numbers, outer_class.name.value, field, at, line, alias)
+            return None
+    return None

@@ -1,0 +1,146 @@
+"""The words of the search: a use of a number, the function around it, and what a file told."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """What the surroundings of a number say about it.
+
+    port: whether it is one; None when they do not tell. binds: whether the number is bound there,
+    "yes", "no" or "maybe". code: as what it is reported; "" for a use that is only changed along.
+    """
+
+    port: bool | None
+    binds: str = "no"
+    code: str = ""
+
+
+QUANTITY = Meaning(False)
+UNKNOWN = Meaning(None)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place where a number is written down, and how it can be replaced there.
+
+    form: "int", "text" (the number within a string, `start` and `end` around its digits),
+        "whole" (a string that is the number), "sum", "range" and "count" (an expression that
+        computes ports), or "" when nothing can stand there but a literal; then `obstacle` says why.
+    literal: for strings, where the literal itself begins and ends.
+    function: the outermost function, or None outside of any.
+    """
+
+    numbers: tuple[int, ...]
+    path: Path
+    line: int
+    column: int
+    start: int
+    end: int
+    meaning: Meaning
+    form: str
+    literal: tuple[int, int] = (0, 0)
+    function: "int | None" = None
+    obstacle: str = ""
+    name: str = ""  # the variable, parameter or key that it is given to
+    decorates: int | None = None  # the function whose decorator it stands in
+    parameter: str = ""  # the parameter that parametrize gives it to
+
+
+@dataclass
+class Function:
+    """An outermost function: what decides between the documented patterns, and islands."""
+
+    name: str
+    line: int
+    in_class: str | None
+    decorators: list[str] = field(default_factory=list)
+    scope: str = "function"
+    parameters: list[str] = field(default_factory=list)
+    parametrized: set[str] = field(default_factory=set)
+    simple_parameters: bool = True
+    is_async: bool = False
+    yields: bool = False
+    ends_things: bool = False
+    uses_self: bool = False
+    params: tuple[int, ...] = ()  # a fixture's, if they are all numbers
+    maps_params: bool = False
+    returns: bool = False
+    replaced: dict[str, set[int]] = field(default_factory=dict)  # parametrize's, in its body
+    calls: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+    @property
+    def is_fixture(self) -> bool:
+        """Whether pytest calls it for a fixture's value."""
+        return any(name.rpartition(".")[2] == "fixture" for name in self.decorators)
+
+    @property
+    def is_test(self) -> bool:
+        """Whether pytest collects it."""
+        return self.name.startswith("test") and not self.is_fixture
+
+    @property
+    def only_marks(self) -> bool:
+        """Whether nothing decorates it but pytest."""
+        return all(
+            name.startswith(("pytest.mark.", "mark.")) or name.rpartition(".")[2] == "fixture"
+            for name in self.decorators
+        )
+
+
+class Finding(NamedTuple):
+    """What is reported."""
+
+    path: Path
+    line: int
+    column: int
+    code: str
+    message: str
+
+
+class Default(NamedTuple):
+    """A default value that holds if a caller of `function` says nothing."""
+
+    numbers: tuple[int, ...]
+    function: str
+    parameter: str
+    position: int
+    line: int
+    alias: str = ""  # the constant that is the default
+
+
+class Supplied(NamedTuple):
+    """What one call passes: how many positional arguments, which keywords."""
+
+    positional: int
+    keywords: frozenset[str]
+    unpacks: bool
+
+
+@dataclass
+class File:
+    """What one Python file told."""
+
+    path: Path
+    source: str
+    uses: list[Use] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    functions: dict[int, Function] = field(default_factory=dict)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    name_binds: dict[str, set[str]] = field(default_factory=dict)
+    made_of: list[tuple[str, set[str], int, int]] = field(default_factory=list)
+    parametrize_names: set[str] = field(default_factory=set)
+    computed: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, list[Supplied]] = field(default_factory=dict)
+    defaults: list[Default] = field(default_factory=list)
+    strings: set[str] = field(default_factory=set)
+    identifiers: set[str] = field(default_factory=set)
+    noqa: dict[int, frozenset[str] | None] = field(default_factory=dict)
+    starts_processes: int = 0
+    hides_environment: int = 0
+    imports_itself: bool = False  # a multiprocessing child imports the modules again
+    is_script: bool = False
+    needs_options: bool = False  # binds sockets that set neither SO_REUSEADDR nor SO_REUSEPORT
+    unreadable: str = ""

@@ -1,0 +1,159 @@
+"""The command as a linter: codes, options, exit status, and what it keeps silent about."""
+
+import json
+
+import pytest
+
+from tests.migrate.conftest import Folder
+
+FOUND = """
+import asyncio
+import socket
+import subprocess
+import time
+
+import portpicker
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("", 0))
+        return sock.getsockname()[1]
+
+
+def test_it(unused_tcp_port):
+    server = start_server(9001)
+    time.sleep(1)
+    client = connect("ws://127.0.0.1:9001", port=9001)
+    server.close()
+"""
+
+SILENT = '''
+"""Listens on 9001."""
+import asyncio
+import socket
+import time
+from urllib.parse import urlparse
+
+import pytest
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://h:9001", 9001), ("h:80", 80)])
+def test_parsing(url, port):
+    assert urlparse(url).port == port
+    assert urlparse("http://localhost:9001").port == 9001
+
+
+def test_numbers():
+    assert sum(range(9001)) > 8000
+    time.sleep(0.5)
+    x = fetch("https://example.com:8443/", timeout=5000)
+    assert 1024 <= x.port <= 65535
+
+
+def listening():
+    sock = socket.socket()
+    sock.bind(("", 0))
+    sock.listen()
+    return sock, sock.getsockname()[1]
+
+
+def connect_to_database():
+    return create_engine("postgresql://localhost:5432/test")
+
+
+async def poll():
+    while not ready():
+        await asyncio.sleep(0.1)
+'''
+
+
+def test_finds(folder: Folder) -> None:
+    folder.write(test_it=FOUND)
+    done = folder.migrate()
+    found = [tuple(line.split()[:2]) for line in done.stdout.splitlines()]
+    assert (done.status, found) == (
+        1,
+        [
+            ("test_it.py:6:1", "EPH102"),
+            ("test_it.py:11:9", "EPH101"),
+            ("test_it.py:15:13", "EPH102"),
+            ("test_it.py:16:27", "EPH001"),
+            ("test_it.py:17:5", "EPH201"),
+            ("test_it.py:18:38", "EPH003"),
+            ("test_it.py:18:50", "EPH002"),
+        ],
+    )
+
+
+def test_few_false_alarms(folder: Folder) -> None:
+    folder.write(test_it=SILENT)
+    done = folder.migrate()
+    assert (done.status, done.stdout) == (0, "")
+
+
+def test_json_select_and_ignore(folder: Folder) -> None:
+    folder.write(test_it=FOUND)
+    done = folder.migrate("--json", "--select", "EPH1,EPH201", "--ignore", "EPH102")
+    found = json.loads(done.stdout)
+    assert [one["code"] for one in found] == ["EPH101", "EPH201"]
+    assert set(found[0]) == {"file", "line", "column", "code", "message"}
+
+
+def test_noqa_silences(folder: Folder) -> None:
+    folder.write(test_it="start_server(9001)  # noqa: EPH001\nstart_server(9002)  # noqa: E501\n")
+    assert [line.split()[0] for line in folder.migrate().stdout.splitlines()] == ["test_it.py:2:14"]
+
+
+def test_diff_writes_nothing(folder: Folder) -> None:
+    folder.write(test_it="start_server(9001)\n")
+    before = folder.snapshot()
+    done = folder.migrate("--diff", "--style", "map")
+    assert "+start_server(port_map[9001])" in done.stdout
+    assert folder.snapshot() == before
+
+
+@pytest.mark.parametrize("arguments", [("--select", "X1"), ("nowhere",), ("--style", "odd")])
+def test_bad_usage(folder: Folder, arguments: tuple[str, ...]) -> None:
+    assert folder.migrate(*arguments).status == 2
+
+
+def test_explain(folder: Folder) -> None:
+    done = folder.migrate("--explain", "EPH101")
+    assert (done.status, done.stdout.startswith("EPH101: bind to 0")) == (0, True)
+
+
+def test_ignored_folders_are_skipped(folder: Folder) -> None:
+    for name in ("node_modules", "ignored"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "test_x.py").write_text("start_server(9001)\n")
+    (folder.path / ".gitignore").write_text("ignored/\n")
+    assert folder.migrate().status == 0
+
+
+def test_shared_numbers_stay_with_style_fixtures(folder: Folder) -> None:
+    folder.write(
+        test_it="""
+        def test_a():
+            with start_server(9001), start_server(9002):
+                connect("ws://localhost:9001")
+
+        def test_b():
+            with start_server(9002):
+                pass
+        """
+    )
+    done = folder.migrate("--write", "--style", "fixtures")
+    text = folder.read("test_it.py")
+    assert "def test_a(server_port):" in text
+    assert "start_server(server_port), start_server(9002):" in text
+    assert done.stdout.count("several functions share it") == 2
+
+
+def test_without_libcst(folder: Folder) -> None:
+    code = (
+        "import sys; sys.modules['libcst'] = None; from ephemport.cli import main; sys.exit(main())"
+    )
+    done = folder.python("-c", code, "migrate")
+    assert done.status == 1
+    assert "pip install 'ephemport[migrate]'" in done.stderr
