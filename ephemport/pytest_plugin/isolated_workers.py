@@ -1,0 +1,146 @@
+"""The process that starts xdist's workers: each in a network of its own."""
+
+import copy
+import json
+import socket
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ephemport._isolate import PinnedNetwork, end_processes_in, network_of
+from ephemport.pytest_plugin import relay
+from ephemport.pytest_plugin.isolation import wrapped
+
+# xdist.workermanage.WorkerController, xdist.scheduler.Scheduling and execnet.XSpec: no types.
+Worker = Any
+Scheduler = Any
+Spec = Any
+
+_HOST_NETWORK = "ephemport_host_network"
+_FOLDER = "ephemport_folder"
+
+
+def why_not_these_workers(config: pytest.Config) -> str | None:
+    """Why the workers that are asked for cannot be isolated, in one line; None if they can."""
+    import execnet
+
+    for text in config.getoption("tx"):
+        # As xdist reads it: 4*popen is four times popen.
+        count, star, rest = text.partition("*")
+        spec = execnet.XSpec(rest if star and count.isdecimal() else text)
+        if not spec.popen or spec.via:
+            return (
+                f"--tx {text} starts a worker elsewhere, and only this machine's can be isolated: "
+                "leave it out, or --ephemport-isolate"
+            )
+    return None
+
+
+def is_isolated(workerinput: dict[str, Any]) -> bool:
+    """In a worker: whether it is in a network of its own."""
+    return _HOST_NETWORK in workerinput and network_of() != workerinput[_HOST_NETWORK]
+
+
+def configure_worker(workerinput: dict[str, Any]) -> None:
+    """In a worker: let other plugins' connections to the controller through."""
+    if is_isolated(workerinput):
+        relay.accept(workerinput[_FOLDER], workerinput)
+
+
+def tell_controller(workerinput: dict[str, Any], marked: Sequence[int]) -> None:
+    """In a worker: say which of the collected tests are for the host network.
+
+    In a file, because xdist's messages have no room for it; written before the message that the
+    collection is finished.
+    """
+    folder = workerinput.get(_FOLDER)
+    if folder is not None:
+        _told_by(folder, workerinput["workerid"]).write_text(json.dumps(marked))
+
+
+def _told_by(folder: str, worker: str) -> Path:
+    return Path(folder, f"{worker}.json")
+
+
+class IsolatedWorkers:
+    """xdist's hooks in the controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._network = network_of()
+        self._networks: dict[str, PinnedNetwork] = {}
+        self._shared_spec: Spec | None = None
+        folder = tempfile.TemporaryDirectory(prefix="ephemport-workers-")
+        self._folder = folder.name
+        config.add_cleanup(folder.cleanup)
+        relayed = relay.offer(self._folder)
+        config.add_cleanup(relayed.close)
+        # Closing alone does not wake the thread that accepts.
+        config.add_cleanup(lambda: relayed.shutdown(socket.SHUT_RDWR))
+
+    def pytest_xdist_setupnodes(self, specs: Sequence[Spec]) -> None:
+        """Wrap the workers' interpreters."""
+        # Once wrapped, a spec stays so: xdist starts the worker that replaces a crashed one from
+        # the same object.
+        self._shared_spec = copy.copy(specs[0])
+        self._shared_spec.id = None
+        for spec in specs:
+            spec.python = wrapped(spec.python)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure_node(self, node: Worker) -> None:
+        """Tell a worker where it is, and note which network is its own."""
+        node.workerinput[_HOST_NETWORK] = self._network
+        node.workerinput[_FOLDER] = self._folder
+        if not self.is_shared(node):
+            with suppress(OSError):
+                self._networks[node.gateway.id] = PinnedNetwork(node.gateway._rinfo().pid)
+
+    def pytest_testnodedown(self, node: Worker, error: object | None) -> None:
+        """End what a worker that crashed, or was killed, had started: nobody else will."""
+        network = self._networks.pop(node.gateway.id, None)
+        if network is not None:
+            if error and network.name != self._network:
+                end_processes_in(network)
+            network.close()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_xdist_make_scheduler(self) -> Generator[None, Scheduler, Scheduler]:
+        """Put the placing of marked tests around whichever scheduler was chosen."""
+        from ephemport.pytest_plugin.shared_tests import TwoNetworks
+
+        return TwoNetworks((yield), self)
+
+    def is_shared(self, node: Worker) -> bool:
+        """Whether a worker is the one on the host network."""
+        return node.gateway.spec is self._shared_spec
+
+    def marked_in(self, node: Worker) -> list[int]:
+        """Which tests of a worker's collection are for the host network."""
+        path = _told_by(self._folder, node.gateway.id)
+        told: list[int] = json.loads(path.read_text()) if path.exists() else []
+        return told
+
+    def start_shared(self) -> None:
+        """Start the worker on the host network, as xdist replaces one that crashed."""
+        session: Any = self._config.pluginmanager.getplugin("dsession")
+        manager = session.nodemanager
+        manager.group.allocate_id(self._shared_spec)
+        session._active_nodes.add(manager.setup_node(self._shared_spec, session.queue.put))
+
+    def report_difference(self, here: Worker, there: Worker) -> None:
+        """Two workers collected different tests, so that nobody can say which is which."""
+        report = pytest.CollectReport(
+            nodeid=there.gateway.id,
+            outcome="failed",
+            longrepr=(
+                f"ephemport: {there.gateway.id}, on the host network, collected other tests than "
+                f"{here.gateway.id}, which is isolated; collection must not depend on the network"
+            ),
+            result=[],
+        )
+        self._config.hook.pytest_collectreport(report=report)

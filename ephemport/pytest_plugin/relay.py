@@ -1,0 +1,86 @@
+"""A way through for plugins whose workers talk to the controller over the loopback.
+
+pytest-rerunfailures keeps its counts in a server of the controller's, and every worker connects to
+it on 127.0.0.1 as soon as the plugin is installed; from another network there is no such server.
+A Unix socket with a path is of no network: through it the controller passes a connection that it
+made, and a thread of the worker copies between that and the plugin's own.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any
+
+_HOST = "127.0.0.1"
+# Where plugins say in `workerinput` which port of the controller's to connect to.
+_PORTS = ("sock_port",)
+
+
+def offer(folder: str) -> socket.socket:
+    """In the controller: pass a connection to whichever of its ports is asked for.
+
+    Ends when the socket that is returned is shut down.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    with _short(folder) as path:
+        listener.bind(path)
+    listener.listen()
+    Thread(target=_pass_connections, args=(listener,), daemon=True).start()
+    return listener
+
+
+def accept(folder: str, workerinput: Mapping[str, Any]) -> None:
+    """In an isolated worker: listen where its plugins will connect."""
+    for name in _PORTS:
+        port = workerinput.get(name)
+        if isinstance(port, int):
+            listener = socket.create_server((_HOST, port))
+            Thread(target=_relay, args=(listener, folder, port), daemon=True).start()
+
+
+def _pass_connections(listener: socket.socket) -> None:
+    while True:
+        try:
+            asking, _ = listener.accept()
+        except OSError:
+            return
+        with asking, suppress(OSError, ValueError):
+            port = int(asking.recv(8))
+            with socket.create_connection((_HOST, port)) as connection:
+                socket.send_fds(asking, [b"1"], [connection.fileno()])
+
+
+def _relay(listener: socket.socket, folder: str, port: int) -> None:
+    while True:
+        inside, _ = listener.accept()
+        with socket.socket(socket.AF_UNIX) as asking:
+            with _short(folder) as path:
+                asking.connect(path)
+            asking.sendall(str(port).encode())
+            descriptors = socket.recv_fds(asking, 1, 1)[1]
+        if not descriptors:
+            inside.close()
+            continue
+        outside = socket.socket(fileno=descriptors[0])
+        for ends in ((inside, outside), (outside, inside)):
+            Thread(target=_copy, args=ends, daemon=True).start()
+
+
+@contextmanager
+def _short(folder: str) -> Iterator[str]:
+    """A path of the socket that fits into a sockaddr_un's 108 bytes, however long the folder's."""
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{descriptor}/relay"
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
