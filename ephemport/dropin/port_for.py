@@ -1,0 +1,102 @@
+"""`import ephemport.dropin.port_for as port_for`: its functions for choosing a port, held.
+
+Its numbers are chosen as there, at random and outside of the ephemeral port range, and then held
+until the process ends. Which numbers are well known is read from this machine's /etc/services,
+where port-for has a copy of IANA's list.
+"""
+
+import random
+from collections.abc import Iterable
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from socket import SOCK_STREAM
+from typing import Any
+
+from ephemport._errors import EphemportError
+from ephemport._kernel.port_range import ephemeral_range
+from ephemport.dropin import _kept
+
+SYSTEM_PORT_RANGE = (0, 1024)
+_TRIES = 100
+
+
+class PortForException(Exception):
+    """No port can be selected, or what was asked for is no set of ports."""
+
+
+def get_port(ports: Any = None, exclude_ports: Iterable[int] | None = None) -> int | None:
+    """A port from `ports`, held from now on.
+
+    None is any; (2000, 3000) a range with both ends; {4002, 4003} either of them; a list any mix of
+    those and of numbers. A single number, "8000" or 8000, is returned as it is, neither looked at
+    nor held; -1 returns None. Raises PortForException.
+    """
+    if ports == -1:
+        return None
+    if not ports:
+        return select_random(None, exclude_ports)
+    if isinstance(ports, (str, int)):
+        return int(ports)
+    parts = ports if isinstance(ports, list) else [ports]
+    try:
+        chosen = set(chain.from_iterable(_numbers(part) for part in parts))
+    except (TypeError, ValueError):
+        raise PortForException(
+            f"unknown format of ports: {ports!r}; write a number, a range (4000, 5000), a set "
+            "{4000, 5000}, or a list of those"
+        ) from None
+    return select_random(chosen, exclude_ports)
+
+
+def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | None = None) -> int:
+    """A random port of `ports` (default: `available_ports()`) that nobody uses, held from now on.
+
+    Raises PortForException when none of a hundred is free.
+    """
+    candidates = (available_ports() if ports is None else set(ports)) - set(exclude_ports or ())
+    tries = random.sample(sorted(candidates), min(len(candidates), _TRIES))
+    if not tries:
+        raise PortForException("cannot select a port: there is none to choose from")
+    try:
+        return _kept.new_number("tcp", port=tries)
+    except (EphemportError, ValueError) as error:
+        raise PortForException(f"cannot select a port: {error}") from error
+
+
+def is_available(port: int) -> bool:
+    """Whether the port is in `available_ports()` and nobody uses it.
+
+    That this process holds it does not count.
+    """
+    return port in available_ports() and _kept.is_free(port, SOCK_STREAM)
+
+
+def available_ports(
+    low: int = 1024, high: int = 65535, exclude_ranges: list[tuple[int, int]] | None = None
+) -> set[int]:
+    """The ports from `low` to `high` that are no system ports, not ephemeral, not well known."""
+    assigned = ephemeral_range()
+    beyond = range(max(low, SYSTEM_PORT_RANGE[1]) + 1, min(high, 65536))
+    excluded = chain.from_iterable(_numbers(one) for one in exclude_ranges or ())
+    return set(beyond).difference(assigned, _well_known(), excluded)
+
+
+@cache
+def _well_known() -> frozenset[int]:
+    try:
+        text = Path("/etc/services").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    words = [line.partition("#")[0].split() for line in text.splitlines()]
+    ports = (word[1].partition("/")[0] for word in words if len(word) > 1)
+    return frozenset(int(port) for port in ports if port.isdecimal())
+
+
+def _numbers(part: Any) -> Iterable[int]:
+    if isinstance(part, tuple):
+        first, last = part
+        return range(first, last + 1)
+    if isinstance(part, (set, frozenset)):
+        return part
+    return [int(part)]

@@ -1,0 +1,182 @@
+"""`import ephemport.dropin.portpicker as portpicker`: its interface, with numbers that are held.
+
+A number is held, for TCP and UDP, from `pick_unused_port()` until `return_port()` or the end of the
+process. A portserver is asked where portpicker would ask one, and its numbers are held as well. The
+command line, `python -m ephemport.dropin.portpicker [PID [SECONDS]]`, is portpicker's too.
+"""
+
+import logging
+import os
+import socket
+import sys
+from typing import NoReturn
+
+from ephemport._errors import EphemportError
+from ephemport.dropin import _kept
+
+__all__ = (
+    "NoFreePortFoundError",
+    "add_reserved_port",
+    "bind",
+    "get_port_from_port_server",
+    "is_port_free",
+    "pick_unused_port",
+    "return_port",
+)
+
+_winapi = None
+_BOTH = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+
+# portpicker's three kinds: to be handed out again, from elsewhere, and the operating system's.
+_free_ports: set[int] = set()
+_owned_ports: set[int] = set()
+_random_ports: set[int] = set()
+
+
+class NoFreePortFoundError(Exception):
+    """No free port could be found."""
+
+
+def add_reserved_port(port: int) -> None:
+    """Have `pick_unused_port()` return a number that was acquired by other means."""
+    _free_ports.add(port)
+
+
+def return_port(port: int) -> None:
+    """Let a number go. One from a portserver, or added, is handed out again later."""
+    if port in _random_ports:
+        _random_ports.remove(port)
+    elif port in _owned_ports:
+        _owned_ports.remove(port)
+        _free_ports.add(port)
+    else:
+        logging.info("Returning a port that was not picked, or was returned already: %s", port)
+    _kept.give_back(port)
+
+
+def bind(port: int, socket_type: int, socket_proto: int) -> int | None:
+    """The number, if it can be bound with SO_REUSEADDR on all addresses (0: any); else None."""
+    return _kept.any_bound(port, socket_type)
+
+
+def is_port_free(port: int) -> bool:
+    """Whether nobody uses the number for TCP or UDP; that this process holds it does not count."""
+    return all(bind(port, kind, 0) is not None for kind in _BOTH)
+
+
+def pick_unused_port(pid: int | None = None, portserver_address: str | None = None) -> int:
+    """A number that nobody uses for TCP or UDP, held from now on.
+
+    pid: whom a portserver gives it to, which takes it back when that process ends; default: this.
+    portserver_address: of a Unix socket, with a leading "@" for an abstract one; then
+        PORTSERVER_ADDRESS is asked; without either the operating system.
+
+    Raises NoFreePortFoundError.
+    """
+    try:
+        port = _free_ports.pop()
+    except KeyError:
+        pass
+    else:
+        _owned_ports.add(port)
+        _kept.try_to_keep(port, "both")
+        return port
+    for address in (portserver_address, os.environ.get("PORTSERVER_ADDRESS")):
+        assigned = get_port_from_port_server(address, pid) if address else None
+        if assigned:
+            return assigned
+    return _pick_unused_port_without_server()
+
+
+def get_port_from_port_server(portserver_address: str | None, pid: int | None = None) -> int | None:
+    """A number from a portserver, held from now on; None when there is none to be had."""
+    if not portserver_address:
+        return None
+    if portserver_address.startswith("@"):
+        portserver_address = f"\0{portserver_address[1:]}"
+    try:
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            server.connect(portserver_address)
+            server.sendall(b"%d\n" % (os.getpid() if pid is None else pid))
+            answer = server.recv(1024)
+        finally:
+            server.close()
+    except OSError as error:
+        print(f"Socket error when connecting to portserver: {error}", file=sys.stderr)
+        return None
+    try:
+        port = int(answer.split(b"\n")[0])
+    except ValueError:
+        print("Portserver failed to find a port.", file=sys.stderr)
+        return None
+    _owned_ports.add(port)
+    if port:
+        _kept.try_to_keep(port, "both")
+    return port
+
+
+def _pick_unused_port_without_server() -> int:
+    try:
+        port = _kept.new_number("both")
+    except EphemportError as error:
+        raise NoFreePortFoundError(str(error)) from error
+    _random_ports.add(port)
+    return port
+
+
+Bind = bind
+GetPortFromPortServer = get_port_from_port_server
+IsPortFree = is_port_free
+PickUnusedPort = pick_unused_port
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Print a number that nobody uses.
+
+    If passed an argument, a portserver reserves it for the process of that id; the default is the
+    parent. A second argument is a number of seconds: for so long a process in the background holds
+    the number, where no portserver is asked. Without it the number is let go at once.
+
+      #!/bin/bash
+      port="$(python -m ephemport.dropin.portpicker $$ 60)"
+      my_server "$port"
+
+    `ephemport run -p PORT -- my_server {PORT}` holds it for as long as the server runs.
+    Older versions of portpicker ignored the second argument.
+    """
+    if "-h" in argv or "--help" in argv:
+        import inspect
+
+        print(f"{argv[0]} usage:\n\n{inspect.getdoc(main)}")
+        sys.exit(1)
+    port = pick_unused_port(pid=int(argv[1]) if len(argv) > 1 else os.getppid())
+    print(port, flush=True)
+    if len(argv) > 2 and port in _random_ports:
+        _hold_in_background(port, float(argv[2]))
+    sys.exit(0)
+
+
+def _hold_in_background(port: int, seconds: float) -> None:
+    import subprocess
+
+    # Adopted rather than inherited: a hold ends in a forked child.
+    source = (
+        "import sys, time; from ephemport import adopt\n"
+        "with adopt(sys.argv[1]):\n    print(flush=True); sys.stdout.close()\n"
+        "    time.sleep(float(sys.argv[2]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", source, _kept.share(port), str(seconds)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.returncode = 0  # not waited for: it outlives this process
+
+
+if __name__ == "__main__":
+    main(sys.argv)
