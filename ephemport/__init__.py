@@ -12,12 +12,20 @@ from ephemport._errors import (
     TakeoverTimeout,
     WrongListener,
 )
-from ephemport._listeners import Holder, Listener, holders, listeners
-from ephemport._reservation import Reservation, ReservationGroup, adopt, reserve, reserve_many
-from ephemport._takeover import wait_listening
+from ephemport._later import later
 
 if TYPE_CHECKING:
     from ephemport._diagnosis import Diagnosis, Found, diagnose
+    from ephemport._listeners import Holder, Listener, holders, listeners
+    from ephemport._port_map import port_map
+    from ephemport._reservation import (
+        Reservation,
+        ReservationGroup,
+        adopt,
+        reserve,
+        reserve_many,
+    )
+    from ephemport._takeover import wait_listening
 
 __version__ = "0.1.0"
 
@@ -40,22 +48,19 @@ __all__ = [
     "diagnose",
     "holders",
     "listeners",
+    "port_map",
     "reserve",
     "reserve_many",
     "wait_listening",
 ]
 
-# Imported when they are first asked for: errors and people want them, most programs never do.
-_LATER = {
-    "Diagnosis": "ephemport._diagnosis",
-    "Found": "ephemport._diagnosis",
-    "diagnose": "ephemport._diagnosis",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_LATER[name]), name)
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "_diagnosis": ("Diagnosis", "Found", "diagnose"),
+        "_listeners": ("Holder", "Listener", "holders", "listeners"),
+        "_port_map": ("port_map",),
+        "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
+        "_takeover": ("wait_listening",),
+    },
+)

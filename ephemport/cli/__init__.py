@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ephemport import EphemportError, __version__
-from ephemport.cli import doctor, ls, reserve, run, who
+from ephemport.cli import doctor, ls, migrate, reserve, run, who
 
 # BSD's sysexits.h is for daemons; shells and argparse agree on 2 for bad usage, 1 for the rest.
 FAILED = 1
@@ -64,4 +64,5 @@ def _parser() -> argparse.ArgumentParser:
     ls.add_parser(commands)
     who.add_parser(commands)
     doctor.add_parser(commands)
+    migrate.add_parser(commands)
     return parser

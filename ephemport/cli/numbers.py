@@ -2,9 +2,9 @@
 
 import argparse
 
+from ephemport._mode import MODES
 from ephemport._request import Request
 from ephemport._reservation import Reservation
-from ephemport._sources import MODES
 from ephemport.compat.allocator import PortAllocator
 
 

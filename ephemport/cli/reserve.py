@@ -11,8 +11,8 @@ from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
+from ephemport._mode import mode_named
 from ephemport._request import HANDOFFS, PROTOCOLS, Request, checked_count
-from ephemport._sources import mode_named
 from ephemport.cli import numbers
 
 _EXAMPLES = """\

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ephemport import EphemportError, Reservation
+from ephemport._isolate import enter
 from ephemport._placeholders import fill
 from ephemport._request import Request
 from ephemport._reservation import start_server
@@ -31,6 +32,7 @@ examples:
   ephemport run -p HTTP -p GRPC -- server --http {HTTP} --grpc {GRPC}
   ephemport run --wait-listening 10 --assist -- ./server-without-options {PORT}
   ephemport run --activate -- gunicorn app:app
+  ephemport run --isolate -- ./job-with-hard-coded-ports
 """
 _FORWARDED = {
     signal.SIGINT,
@@ -87,6 +89,12 @@ def add_parser(commands: Any) -> None:
         help="let in servers that set neither SO_REUSEADDR nor SO_REUSEPORT, by setting it for "
         "them; the command runs with no_new_privs (sudo and the like do not work below it)",
     )
+    parser.add_argument(
+        "--isolate",
+        action="store_true",
+        help="run it in a network namespace of its own, where every number is free; other hosts, "
+        "and servers outside, cannot be reached from there",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not say which numbers")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     parser.set_defaults(action=_run)
@@ -113,6 +121,8 @@ def _run(options: argparse.Namespace) -> int:
     _fill_all(options.command, dict.fromkeys((name for name, _ in names), ""))
     if options.wait_listening is not None and not options.wait_listening >= 0:
         raise ValueError(f"--wait-listening takes seconds from 0 up, not {options.wait_listening}")
+    if options.isolate:
+        enter()
     # A UDP server sets no option, so without help only a shadow lets it in.
     helped = options.activate or options.assist
     requests = [

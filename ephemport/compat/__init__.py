@@ -1,23 +1,28 @@
 """The documented layer: numbers by category and worker, and its helpers."""
 
-from ephemport.compat.allocator import (
-    PortAllocator,
-    allocate_port,
-    allocate_port_range,
-    get_port_allocator,
-    port_context,
-    port_range_context,
-    release_port,
-)
-from ephemport.compat.helpers import (
-    TestPortManager,
-    make_client_url,
-    make_server_url,
-    server_cluster_urls,
-    test_client_url,
-    test_server_url,
-)
-from ephemport.compat.ranges import CATEGORIES, worker_range
+from typing import TYPE_CHECKING
+
+from ephemport._later import later
+
+if TYPE_CHECKING:
+    from ephemport.compat.allocator import (
+        PortAllocator,
+        allocate_port,
+        allocate_port_range,
+        get_port_allocator,
+        port_context,
+        port_range_context,
+        release_port,
+    )
+    from ephemport.compat.helpers import (
+        TestPortManager,
+        make_client_url,
+        make_server_url,
+        server_cluster_urls,
+        test_client_url,
+        test_server_url,
+    )
+    from ephemport.compat.ranges import CATEGORIES, worker_range
 
 __all__ = [
     "CATEGORIES",
@@ -36,3 +41,30 @@ __all__ = [
     "test_server_url",
     "worker_range",
 ]
+
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "allocator": (
+            "PortAllocator",
+            "allocate_port",
+            "allocate_port_range",
+            "get_port_allocator",
+            "port_context",
+            "port_range_context",
+            "release_port",
+        ),
+        "helpers": (
+            "TestPortManager",
+            "make_client_url",
+            "make_server_url",
+            "server_cluster_urls",
+            "test_client_url",
+            "test_server_url",
+        ),
+        "ranges": (
+            "CATEGORIES",
+            "worker_range",
+        ),
+    },
+)

@@ -11,9 +11,10 @@ from typing import Any, Self, SupportsIndex
 
 from ephemport._hold import lock
 from ephemport._kernel.port_range import numbers_in_use
+from ephemport._mode import mode_named
 from ephemport._request import Request
 from ephemport._reservation import Reservation, reserve_from, reserve_many_from
-from ephemport._sources import Source, mode_named
+from ephemport._sources import Source
 from ephemport._sources.ephemeral import EPHEMERAL
 from ephemport._sources.fixed import Fixed, LockFolder
 from ephemport._sources.portserver import Portserver
@@ -24,7 +25,7 @@ class PortAllocator:
     """Hands out numbers by category and holds every one of them until it is released.
 
     mode: "ephemeral" (the default), "fixed" (the documented ranges) or "portserver"; None takes
-        the environment's EPHEMPORT_MODE.
+        the pytest run's, else the environment's EPHEMPORT_MODE.
     worker_id: xdist's, such as "gw0"; None takes this process's.
     lock_dir: mode "fixed": the folder of the lock files, else EPHEMPORT_LOCK_DIR, else a folder of
         this user's below the temporary folder.
@@ -202,7 +203,6 @@ class NestedAllocator(PortAllocator):
 
 
 _default: PortAllocator | None = None
-_default_mode: str | None = None
 
 
 def get_port_allocator() -> PortAllocator:
@@ -210,29 +210,37 @@ def get_port_allocator() -> PortAllocator:
     global _default
     with lock:
         if _default is None:
-            _default = PortAllocator(_default_mode)
+            _default = PortAllocator()
             # The documented automatic cleanup: numbers never given back are no mistake here.
             atexit.register(_default.release_all)
         return _default
 
 
 @contextmanager
-def default_allocator(mode: str | None) -> Iterator[None]:
-    """In the block `get_port_allocator()` has an allocator of its own, of the given mode.
+def default_allocator() -> Iterator[None]:
+    """In the block `get_port_allocator()` has an allocator of its own.
 
     It is made at the first call, and releases everything at the end of the block.
     """
-    global _default, _default_mode
+    global _default
     with lock:
-        before, _default, _default_mode = (_default, _default_mode), None, mode
+        before, _default = _default, None
     try:
         yield
     finally:
         with lock:
-            if _default is not None:
-                _default.release_all()
-                atexit.unregister(_default.release_all)
-            _default, _default_mode = before
+            forget_default_allocator()
+            _default = before
+
+
+def forget_default_allocator() -> None:
+    """Release what the process's allocator has; the next `get_port_allocator()` makes another."""
+    global _default
+    with lock:
+        if _default is not None:
+            _default.release_all()
+            atexit.unregister(_default.release_all)
+            _default = None
 
 
 def allocate_port(category: str = "testing", preferred_port: SupportsIndex | None = None) -> int:

@@ -1,17 +1,17 @@
 """The pytest plugin: options, markers, the report header, and the fixtures' registration."""
 
+import sys
+from collections.abc import Generator
 from contextlib import ExitStack
 
 import pytest
 
-from ephemport._kernel.port_range import ephemeral_range
-from ephemport._sources import MODES, mode_named
-from ephemport.compat.allocator import default_allocator
-from ephemport.compat.ranges import CATEGORIES, current_worker, worker_range, worker_slot
+from ephemport._mode import MODES, choose_mode, mode_named
 from ephemport.pytest_plugin.fixtures import (
     client_port,
     federation_port,
     port_allocator,
+    port_map,
     port_pair,
     reservation,
     reserve_port,
@@ -20,12 +20,12 @@ from ephemport.pytest_plugin.fixtures import (
     session_reserve_port,
     test_port,
 )
-from ephemport.pytest_plugin.leaks import LEAKS
 
 __all__ = [
     "client_port",
     "federation_port",
     "port_allocator",
+    "port_map",
     "port_pair",
     "reservation",
     "reserve_port",
@@ -33,6 +33,14 @@ __all__ = [
     "server_port",
     "session_reserve_port",
     "test_port",
+]
+
+_ALLOCATOR = "ephemport.compat.allocator"
+LEAKS = ("warn", "error", "ignore")
+
+pytest_plugins = [
+    "ephemport.pytest_plugin.failure_report",
+    "ephemport.pytest_plugin.isolation",
 ]
 
 
@@ -60,12 +68,37 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"ephemport: unknown ephemport_leaks {leaks!r}; known are {', '.join(LEAKS)}"
         )
-    defaults = ExitStack()
-    defaults.enter_context(default_allocator(_mode(config)))
-    config.add_cleanup(defaults.close)
+    _mode(config)
+    for_this_run = ExitStack()
+    for_this_run.callback(choose_mode, choose_mode(_chosen_mode(config)))
+    if _ALLOCATOR in sys.modules:
+        # A run inside of another (pytester) leaves the other's numbers alone.
+        from ephemport.compat.allocator import default_allocator
+
+        for_this_run.enter_context(default_allocator())
+    else:
+        for_this_run.callback(_forget_default_allocator)
+    config.add_cleanup(for_this_run.close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let `ephemport ls` see which test this process runs."""
+    mark = sys.modules.get("ephemport._mark")
+    if mark is None:
+        # Nothing here can hold a number yet.
+        return (yield)
+    mark.show_test(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        mark.show_test("")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
+    from ephemport._kernel.port_range import ephemeral_range
+    from ephemport.compat.ranges import CATEGORIES, current_worker, worker_range, worker_slot
+
     mode = _mode(config)
     workers = _workers(config)
     if workers:
@@ -95,10 +128,18 @@ def _workers(config: pytest.Config) -> int:
     return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
 
+def _chosen_mode(config: pytest.Config) -> str | None:
+    return config.getoption("--ephemport-mode") or config.getini("ephemport_mode") or None
+
+
 def _mode(config: pytest.Config) -> str:
     try:
-        return mode_named(
-            config.getoption("--ephemport-mode") or config.getini("ephemport_mode") or None
-        )
+        return mode_named(_chosen_mode(config))
     except ValueError as error:
         raise pytest.UsageError(f"ephemport: {error}") from None
+
+
+def _forget_default_allocator() -> None:
+    allocator = sys.modules.get(_ALLOCATOR)
+    if allocator is not None:
+        allocator.forget_default_allocator()

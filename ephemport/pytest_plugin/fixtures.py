@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ephemport._request import Request
-from ephemport._reservation import Reservation
-from ephemport.compat.allocator import NestedAllocator, PortAllocator, get_port_allocator
-from ephemport.pytest_plugin.leaks import report_leaks
+if TYPE_CHECKING:
+    from ephemport._port_map import PortMap
+    from ephemport._reservation import Reservation
+    from ephemport.compat.allocator import NestedAllocator, PortAllocator
 
 
 @pytest.fixture
-def port_allocator(request: pytest.FixtureRequest) -> Iterator[PortAllocator]:
+def port_allocator(request: pytest.FixtureRequest) -> "Iterator[PortAllocator]":
     """The process's PortAllocator; what the test took and did not give back is released for it."""
     with _own_allocator(request) as allocator:
         yield allocator
@@ -62,35 +62,51 @@ def server_cluster_ports(request: pytest.FixtureRequest) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def reservation(request: pytest.FixtureRequest) -> Iterator[Reservation]:
+def reservation(request: pytest.FixtureRequest) -> "Iterator[Reservation]":
     """A Reservation, from the mode's source (category "testing")."""
     with _own_allocator(request) as allocator:
-        yield allocator.allocate("testing", Request())
+        yield _factory(allocator)()
 
 
 @pytest.fixture
-def reserve_port(request: pytest.FixtureRequest) -> Iterator[Callable[..., Reservation]]:
+def reserve_port(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Reservation]]":
     """A factory of Reservations that takes `reserve()`'s arguments; released with the test."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)
 
 
 @pytest.fixture(scope="session")
-def session_reserve_port(request: pytest.FixtureRequest) -> Iterator[Callable[..., Reservation]]:
+def session_reserve_port(
+    request: pytest.FixtureRequest,
+) -> "Iterator[Callable[..., Reservation]]":
     """`reserve_port` for fixtures of wider scope; released with the session (of this worker)."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)
 
 
+@pytest.fixture(scope="session")
+def port_map() -> "PortMap":
+    """`ephemport.port_map`: a held number of this worker for each that was once written down."""
+    import ephemport
+
+    return ephemport.port_map
+
+
 @contextmanager
-def _own_allocator(request: pytest.FixtureRequest) -> Iterator[NestedAllocator]:
+def _own_allocator(request: pytest.FixtureRequest) -> "Iterator[NestedAllocator]":
+    # Imported with the first port that is asked for: until then the plugin costs next to nothing.
+    from ephemport.compat.allocator import get_port_allocator
+    from ephemport.pytest_plugin.leaks import report_leaks
+
     with get_port_allocator().nested() as allocator:
         yield allocator
         report_leaks(allocator.own_reservations, request)
 
 
-def _factory(allocator: PortAllocator) -> Callable[..., Reservation]:
-    def reserve_port(**arguments: Any) -> Reservation:
+def _factory(allocator: "PortAllocator") -> "Callable[..., Reservation]":
+    from ephemport._request import Request
+
+    def reserve_port(**arguments: Any) -> "Reservation":
         return allocator.allocate("testing", Request(**arguments))
 
     return reserve_port

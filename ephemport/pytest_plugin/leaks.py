@@ -9,8 +9,6 @@ from ephemport._errors import LeakedServerWarning
 from ephemport._listeners import listeners, listening_records
 from ephemport._reservation import Reservation
 
-LEAKS = ("warn", "error", "ignore")
-
 
 def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureRequest) -> None:
     """Warn of, or fail for, each held number that still has a listener (ini `ephemport_leaks`)."""

@@ -260,9 +260,9 @@ def test_threads_share_one_default_allocator() -> None:
 import threading, time
 from ephemport.compat import PortAllocator, allocator
 class Slow(PortAllocator):
-    def __init__(self, mode):
+    def __init__(self):
         waiting.wait(1)
-        super().__init__(mode)
+        super().__init__()
 allocator.PortAllocator = Slow
 waiting, found = threading.Event(), set()
 threads = [threading.Thread(target=lambda: found.add(allocator.get_port_allocator()))

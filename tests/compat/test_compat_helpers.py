@@ -68,8 +68,9 @@ def test_urls_for_a_cluster() -> None:
 def test_the_helpers_categories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EPHEMPORT_LOCK_DIR", str(tmp_path))
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw8")
+    monkeypatch.setenv("EPHEMPORT_MODE", "fixed")
     with (
-        default_allocator("fixed"),
+        default_allocator(),
         compat.test_server_url() as server,
         compat.test_client_url() as client,
         compat.server_cluster_urls(2) as cluster,

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from tests.conftest import run_python
 
 HEAVY = {"asyncio", "ctypes", "subprocess", "multiprocessing", "logging", "email", "http", "json"}
@@ -23,16 +25,23 @@ def imported(then: str = "") -> set[str]:
     return {name.partition(".")[0] for name in json.loads(done.stdout)[1]}
 
 
-def test_only_the_standard_library_is_imported() -> None:
-    assert imported() - {"ephemport"} <= sys.stdlib_module_names
+@pytest.mark.parametrize("then", ["", "ephemport.reserve", "ephemport.diagnose"])
+def test_only_the_standard_library_is_imported(then: str) -> None:
+    assert imported(then) - {"ephemport"} <= sys.stdlib_module_names
 
 
-def test_nothing_heavy_is_imported() -> None:
-    assert imported() & HEAVY == set()
+@pytest.mark.parametrize("then", ["", "ephemport.reserve"])
+def test_nothing_heavy_is_imported(then: str) -> None:
+    assert imported(then) & HEAVY == set()
+
+
+def test_what_nobody_asked_for_is_not_imported() -> None:
+    assert "socket" not in imported()
+    assert "socket" in imported("ephemport.reserve")
 
 
 def test_reserving_imports_nothing_more() -> None:
-    assert imported("ephemport.reserve().release()") == imported()
+    assert imported("ephemport.reserve().release()") == imported("ephemport.reserve")
 
 
 def test_everything_public_is_there() -> None:

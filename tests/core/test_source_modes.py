@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ephemport._sources import MODES, mode_named
+from ephemport._mode import MODES, mode_named
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,109 @@
+"""`ephemport migrate`: find hard-coded ports, and put held ones in their place."""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ephemport.migrate import migrate
+from ephemport.migrate.codes import explain, selected, table
+
+_EPILOG = f"""\
+codes (--explain CODE says more; `# noqa: CODE` on a line silences it and keeps its number):
+{table()}
+
+exit status: 0 nothing found (with --write: nothing left), 1 something found, 2 bad usage
+
+examples:
+  ephemport migrate tests
+  ephemport migrate --diff tests
+  ephemport migrate --write tests && pytest -n 4
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "migrate",
+        help="find hard-coded ports in a test suite, and replace them by held ones",
+        description="Find hard-coded ports as a linter does. With --write, replace every number "
+        "whose uses can all be replaced, by the documented fixtures or by port_map[NUMBER]; "
+        "report the others with the reason.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="files and folders (default: .)")
+    parser.add_argument("--write", action="store_true", help="change the files")
+    parser.add_argument("--diff", action="store_true", help="show the changes, write nothing")
+    parser.add_argument(
+        "--style",
+        choices=("auto", "map", "fixtures"),
+        default="auto",
+        help="auto: fixtures where all uses of a number lie in one function, port_map elsewhere "
+        "(default); map: port_map everywhere; fixtures: leave and report shared numbers",
+    )
+    parser.add_argument("--select", metavar="CODES", help="only these, separated by commas")
+    parser.add_argument("--ignore", metavar="CODES", help="not these, separated by commas")
+    parser.add_argument("--json", action="store_true", help="findings as JSON")
+    parser.add_argument("--explain", metavar="CODE", help="say what a code means, and end")
+    parser.set_defaults(action=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.explain:
+        print(explain(options.explain))
+        return 0
+    if options.write and options.diff:
+        raise ValueError("--diff shows what --write would do: give one of them")
+    codes = selected(options.select, options.ignore)
+    try:
+        paths = [Path(one) for one in options.paths or ["."]]
+        jobs = os.cpu_count() or 1
+        result = migrate(paths, style=options.style, codes=codes, jobs=jobs)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+    # What reads Python's syntax trees is loaded by now.
+    from ephemport.migrate import reporting
+
+    if options.write:
+        for path, text in result.after.items():
+            _write(path, text)
+    findings = result.left if options.write else result.findings
+    if options.diff:
+        sys.stdout.write(reporting.as_diff(result.before, result.after, result.root))
+    if options.json:
+        print(reporting.as_json(findings, result.root))
+    elif findings and not options.diff:
+        print(reporting.as_lines(findings, result.root))
+    elif findings:
+        print(reporting.as_lines(result.left, result.root), file=sys.stderr)
+    _summarise(options, len(result.findings), len(result.left), len(result.after))
+    return 1 if findings else 0
+
+
+def _summarise(options: argparse.Namespace, found: int, left: int, files: int) -> None:
+    if options.write:
+        told = f"{found - left} uses replaced in {files} files, {left} findings left"
+    else:
+        told = f"{found} findings; --write replaces {found - left} of them in {files} files"
+    print(f"ephemport: {told}", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, in its own encoding and with its own mode."""
+    import tokenize
+
+    with path.open("rb") as file:
+        encoding, _ = tokenize.detect_encoding(file.readline)
+    data = text.encode(encoding if encoding != "utf-8-sig" else "utf-8-sig")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(name, path.stat().st_mode)
+        os.replace(name, path.resolve())
+    except BaseException:
+        os.unlink(name)
+        raise
