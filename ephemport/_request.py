@@ -157,7 +157,8 @@ class Request:
         )
 
     def _hold_first(self, source: Source, wanted: Sequence[int]) -> Hold:
-        refused: PortUnavailable | None = None
+        # Who has a number is asked only when it ends in an error: that costs a millisecond.
+        refused: tuple[int, OSError] | PortUnavailable | None = None
         for port in wanted:
             if port == ANY:
                 return source.hold(self.protocol, self.excluded)
@@ -170,7 +171,10 @@ class Request:
             except OSError as error:
                 if error.errno not in _TAKEN:
                     raise
-                refused = refused or unavailable(port, self.protocol, error)
+                refused = refused or (port, error)
+        if isinstance(refused, tuple):
+            port, error = refused
+            refused = unavailable(port, self.protocol, error)
         if self.lone and refused is not None:
             raise refused
         raise PortUnavailable(

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from ephemport._lock import lock
+
 __all__ = [
     "SocketRecord",
     "State",
@@ -344,7 +346,7 @@ def can_see_bound_inactive() -> bool:
     Asks about a socket of its own, once a process. Raises OSError where not even that can be
     bound to 127.0.0.1 (no loopback, no free port); the next call asks again.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with lock, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         try:
             return bool(read_netlink("tcp", {State.BOUND_INACTIVE}, port=probe.getsockname()[1]))

@@ -53,8 +53,8 @@ def test_in_one_process(servers: Suite, arguments: list[str]) -> None:
 def test_distributed(servers: Suite, dist: str) -> None:
     run = servers.run("--ephemport-mode=fixed", "-n", "2", "--dist", dist)
     run.passed(12)
-    used = workers(servers)
-    assert used == {"gw0", "gw1"} if dist == "load" else used <= {"gw0", "gw1"}
+    # Who gets which test is xdist's business, and on a busy machine one worker may run them all.
+    assert workers(servers) <= {"gw0", "gw1"}
 
 
 def test_each_worker_runs_everything(servers: Suite) -> None:
