@@ -173,8 +173,8 @@ class Request:
                     raise
                 refused = refused or (port, error)
         if isinstance(refused, tuple):
-            port, error = refused
-            refused = unavailable(port, self.protocol, error)
+            port, cause = refused
+            refused = unavailable(port, self.protocol, cause)
         if self.lone and refused is not None:
             raise refused
         raise PortUnavailable(
