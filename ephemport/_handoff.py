@@ -102,6 +102,7 @@ def start(
 
         check_assist()
     with ExitStack() as sockets:
+        wanted: Any = command
         if activate:
             passed = [
                 sockets.enter_context(sock)
@@ -110,12 +111,15 @@ def start(
             ]
             names = [name for one in handed for name in _names(one)]
             command, kwargs = _activated(command, passed, names, kwargs)
+
+        def popen() -> "subprocess.Popen[Any]":
+            process = subprocess.Popen(command, **kwargs)
+            # What was asked for, not what stands between.
+            process.args = wanted
+            return process
+
         try:
-            if not assist:
-                return subprocess.Popen(command, **kwargs)
-            return start_assisted(
-                lambda: subprocess.Popen(command, **kwargs), [one.hold for one in handed]
-            )
+            return start_assisted(popen, [one.hold for one in handed]) if assist else popen()
         except PermissionError as error:
             if not activate or error.filename != sys.executable:
                 raise

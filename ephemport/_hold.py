@@ -96,7 +96,7 @@ class Hold:
         for sock in self.sockets:
             sock.close()
         self.sockets = ()
-        self.gone_to = f"pid {parent}, which this process was forked from"
+        self.gone_to = f"kept by pid {parent}, which this process was forked from"
         if self.lease is not None:
             self.lease.abandon()
             self.lease = None

@@ -97,7 +97,8 @@ class Reservation:
 
         `{port}`, `{host}` and `{url}` in the arguments are replaced (`{{` and `}}` are literal).
         activate: pass the listening sockets as descriptors 3, 4, ... with LISTEN_FDS, LISTEN_PID
-            and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs.
+            and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs, and
+            so `wait_listening()` has nothing to wait for.
         assist: set SO_REUSEADDR for a server that sets neither it nor SO_REUSEPORT, whenever it
             or a descendant binds the number (`ephemport._assist` has the price).
         Raises what Popen raises, ReservationReleased, and EphemportError when `assist` cannot be
@@ -108,8 +109,9 @@ class Reservation:
     def share(self) -> str:
         """A token with which another process of this user can `adopt()` the reservation.
 
-        It works once, on this machine, and dies with the reservation. This process's hold ends
-        when the adopter has the sockets.
+        It works once, on this machine, and dies with the reservation. The adopter is the holder
+        from then on: this process's hold ends when the adopter has the sockets, and the number is
+        free when the adopter releases it or ends.
         """
         from ephemport._share import Offer
 
@@ -130,7 +132,7 @@ class Reservation:
             raise ReservationReleased(
                 f"cannot {verb} port {self.port}: "
                 + (
-                    f"it is held by {gone_to}; reserve() here, or adopt() what that process shares"
+                    f"it was {gone_to}; reserve() here, or adopt() what that process shares"
                     if gone_to is not None
                     else "its reservation was released; reserve() another"
                 )
@@ -165,7 +167,7 @@ class Reservation:
         state = "held"
         if self.released:
             gone_to = self._hold.gone_to
-            state = "released" if gone_to is None else f"released here, held by {gone_to}"
+            state = "released" if gone_to is None else f"released here, {gone_to}"
         return (
             f"<Reservation {self.port} host={self.host!r} protocol={self.protocol!r} "
             f"handoff={self.handoff!r} {state}>"

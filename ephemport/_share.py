@@ -92,7 +92,7 @@ class Offer:
         if connection.recv(1) != _HAVE_IT:
             return False
         self.withdraw()
-        self._hold.gone_to = f"pid {pid}, which adopted it"
+        self._hold.gone_to = f"adopted by pid {pid}"
         self._hold.close()
         return True
 

@@ -113,6 +113,7 @@ class _Watch:
         protocol: str = getattr(port, "protocol", "tcp")
         self._protocols = ("tcp", "udp") if protocol == "both" else (protocol,)
         self._timeout = timeout
+        self._hint = _EXCLUSIVE if getattr(port, "handoff", None) == "fd" else _WANTS_REUSEADDR
         self._process = process
         self._pid = _pid_of(process)
         self._stranger: int | None = None
@@ -208,17 +209,17 @@ class _Watch:
         if self._pid is None:
             return TakeoverTimeout(
                 f"{message}. Is the server started, and on this port? If its log says 'Address "
-                f"already in use', {_WANTS_REUSEADDR}"
+                f"already in use', {self._hint}"
             )
         output = captured_output(self._process)
         message += f"; {self._name()} still runs"
         if output:
             message += f"; its last output:\n{output}\n"
         if _says_taken(output):
-            return TakeoverTimeout(f"{message}. It could not bind: {_WANTS_REUSEADDR}")
+            return TakeoverTimeout(f"{message}. It could not bind: {self._hint}")
         return TakeoverTimeout(
             f"{message}. Give it longer (timeout=), or see whether it listens on another port. If "
-            f"its log says 'Address already in use', {_WANTS_REUSEADDR}"
+            f"its log says 'Address already in use', {self._hint}"
         )
 
     def _has_ended(self) -> bool:
@@ -272,9 +273,9 @@ class _Watch:
         if output:
             message += f"; its last output:\n{output}\n"
         if _says_taken(output) and not others:
-            message += f"It could not bind: {_WANTS_REUSEADDR}"
-        elif output is None and not others:
-            message += f". If its log says 'Address already in use', {_WANTS_REUSEADDR}"
+            message += f"It could not bind: {self._hint}"
+        elif output is None and not others and returncode:
+            message += f". If its log says 'Address already in use', {self._hint}"
         return ServerExited(message, returncode=returncode, output=output)
 
     def _returncode(self) -> int | None:
@@ -296,9 +297,11 @@ class _Watch:
     def _name(self) -> str:
         assert self._pid is not None
         arguments = getattr(self._process, "args", None)
-        command = command_line(self._pid) if is_running(self._pid) else None
-        if command is None and arguments is not None:
+        command: str | None
+        if arguments is not None:
             command = arguments if isinstance(arguments, str) else " ".join(map(str, arguments))
+        else:
+            command = command_line(self._pid) if is_running(self._pid) else None
         return f"pid {self._pid}" + (f" ({command})" if command else "")
 
 
@@ -320,6 +323,12 @@ def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
     where = endpoint(host)
     loopback = "::1" if where.family == socket.AF_INET6 else "127.0.0.1"
     return [(where.family, loopback if where.is_wildcard else where.address)]
+
+
+_EXCLUSIVE = (
+    "the number is reserved with handoff='fd', and no server can bind it: start it with "
+    "popen(..., activate=True), or reserve with handoff='takeover'"
+)
 
 
 def _says_taken(output: str | None) -> bool:

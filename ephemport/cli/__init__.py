@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     except EphemportError as error:
         print(f"ephemport: {error}", file=sys.stderr)
-        return FAILED
+        # A missing extra: 1 would say that something was found, or taken.
+        return BAD_USAGE if isinstance(error.__cause__, ImportError) else FAILED
     except BrokenPipeError:
         # Nobody reads any longer; the interpreter's last flush would complain of it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -50,6 +50,8 @@ def add_parser(commands: Any) -> None:
 
 def _reserve(options: argparse.Namespace) -> int:
     count = checked_count(options.n)
+    if count == 0:
+        raise ValueError("-n 0 reserves nothing: at least 1")
     request = Request(options.host, options.protocol, handoff=options.handoff)
     if options.holder_for is not None:
         return _hold_for(options.holder_for, options.mode, [request] * count)

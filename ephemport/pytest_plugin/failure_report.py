@@ -29,6 +29,16 @@ _RUNGS = (
 )
 
 
+_OPTIONLESS = (
+    "The number is held for this server, and the server sets neither SO_REUSEADDR nor SO_REUSEPORT."
+    "\nWhat helps, any of:\n"
+    "  setsockopt(SOL_SOCKET, SO_REUSEADDR, 1) before its bind(), or allow_reuse_address = True\n"
+    "  reserve_port(handoff='shadow'), the number held where such a server does not bind\n"
+    "  reservation.popen([...], assist=True), for a server in a process of its own\n"
+    "  reservation.listen(), for a server that takes a socket"
+)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -58,7 +68,10 @@ def _section(raised: BaseException, captured: str, arguments: Mapping[str, objec
     if not told and isinstance(raised, EphemportError):
         told = ["by now nobody; the error's message says who had it at that moment"]
     who = "\n".join(told) or "by now nobody: it was taken for a moment only"
-    return f"{who}\n\n{_RUNGS}"
+    ours = any(
+        "ephemport's" in one and "this process" in one and "listens on" not in one for one in told
+    )
+    return f"{who}\n\n{_OPTIONLESS if ours else _RUNGS}"
 
 
 def _who_has(ports: Iterable[int]) -> list[str]:

@@ -1,8 +1,8 @@
 """The fixtures. Each holds its numbers until teardown, and there looks for servers left behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsIndex
 
 import pytest
 
@@ -106,7 +106,14 @@ def _own_allocator(request: pytest.FixtureRequest) -> "Iterator[NestedAllocator]
 def _factory(allocator: "PortAllocator") -> "Callable[..., Reservation]":
     from ephemport._request import Request
 
-    def reserve_port(**arguments: Any) -> "Reservation":
-        return allocator.allocate("testing", Request(**arguments))
+    def reserve_port(
+        *,
+        host: str = "127.0.0.1",
+        protocol: str = "tcp",
+        port: "SupportsIndex | Iterable[SupportsIndex] | None" = None,
+        exclude: "Iterable[SupportsIndex]" = (),
+        handoff: str = "takeover",
+    ) -> "Reservation":
+        return allocator.allocate("testing", Request(host, protocol, port, exclude, handoff))
 
     return reserve_port

@@ -61,7 +61,7 @@ def test_in_a_forked_child_the_reservation_is_released(handoff: str) -> None:
         def work() -> None:
             assert r.released
             assert group.released
-            assert f"released here, held by pid {parent}" in repr(r)
+            assert f"released here, kept by pid {parent}" in repr(r)
             with pytest.raises(
                 ReservationReleased, match=f"pid {parent}, which this process was forked from"
             ):
@@ -84,7 +84,7 @@ def test_a_grandchild_names_the_process_that_has_the_number() -> None:
     with reserve() as r:
 
         def grandchild() -> None:
-            assert f"held by pid {parent}" in repr(r)
+            assert f"kept by pid {parent}" in repr(r)
 
         in_child(lambda: in_child(grandchild))
 

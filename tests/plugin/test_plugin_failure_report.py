@@ -63,6 +63,14 @@ def test_what_node_says_is_understood(suite: Suite) -> None:
     assert "listens on 127.0.0.1:" in report_of(suite, f"def test_it(taken):\n    {body}\n")
 
 
+def test_a_server_without_options_is_told_what_helps(suite: Suite) -> None:
+    body = "with socket.socket() as sock: sock.bind(('127.0.0.1', server_port))"
+    section = report_of(suite, f"def test_it(server_port):\n    {body}\n")
+    assert "SO_REUSEADDR, 1)" in section
+    assert "assist=True" in section
+    assert "--ephemport-isolate" not in section
+
+
 def test_a_takeover_timeout_gets_it_too(suite: Suite) -> None:
     section = report_of(
         suite, "def test_it():\n    with reserve() as r:\n        r.wait_listening(0.01)\n"

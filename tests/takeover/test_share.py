@@ -41,7 +41,7 @@ def test_the_adopter_holds_and_the_giver_does_not(handoff: str, protocol: str) -
         told = process.stdout.readline().split()
         assert told == [str(r.port), "127.0.0.1", protocol, handoff, "True"]
         assert r.released
-        assert f"held by pid {process.pid}, which adopted it" in repr(r)
+        assert f"adopted by pid {process.pid}" in repr(r)
         with pytest.raises(ReservationReleased, match=f"pid {process.pid}"):
             r.listen()
         assert {holder.pid for holder in holders(r.port)} == {process.pid}
