@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping
@@ -11,6 +12,12 @@ from typing import Any, Protocol
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# A run that was started in the background of a shell without job control ignores these, and so
+# would the commands that the tests end by them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
 
 # What a child exits with that was refused a namespace: sysexits.h has nothing there.
 REFUSED = 99

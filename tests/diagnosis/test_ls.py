@@ -225,14 +225,16 @@ def test_watch_refreshes_and_ends_cleanly(rich: bool) -> None:
             if select.select([terminal], [], [], 1)[0]:
                 said += os.read(terminal, 65536)
         os.write(terminal, b"\x03")
-        while select.select([terminal], [], [], 30)[0]:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and select.select([terminal], [], [], 30)[0]:
             try:
                 said += os.read(terminal, 65536)
             except OSError:
                 break
     finally:
-        _, status = os.waitpid(pid, 0)
+        # Hangs up, should it still run.
         os.close(terminal)
+        _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0, said
     assert b"Traceback" not in said
     assert said.rindex(b"\x1b[?1049l") > said.rindex(b"\x1b[?1049h")
