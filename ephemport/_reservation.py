@@ -3,9 +3,9 @@
 import socket
 import warnings
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
+from ephemport._block import EndsWithBlock
 from ephemport._errors import ReservationReleased
 from ephemport._handoff import Argument, Handed, filled, listening_sockets, placeholders, start
 from ephemport._hold import Hold, lock
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ephemport._share import Offer
 
 
-class Reservation:
+class Reservation(EndsWithBlock):
     """A number that nobody else can be given, until `release()` or the end of the process.
 
     Made by `reserve()`. A server takes the number over by binding and listening on it; the hold
@@ -59,6 +59,8 @@ class Reservation:
         if self._offer is not None:
             self._offer.withdraw()
         self._hold.close()
+
+    _end = release
 
     def listen(self, backlog: int | None = None) -> socket.socket:
         """A socket that already listens on (host, port), made without ever letting the number go.
@@ -141,28 +143,6 @@ class Reservation:
     def __index__(self) -> int:
         return self.port
 
-    def __enter__(self) -> "Reservation":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    async def __aenter__(self) -> "Reservation":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
     def __repr__(self) -> str:
         state = "held"
         if self.released:
@@ -179,7 +159,7 @@ class Reservation:
             self.release()
 
 
-class ReservationGroup(Sequence[Reservation]):
+class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
     """Several reservations that end together. Made by `reserve_many()`."""
 
     def __init__(self, reservations: Iterable[Reservation]) -> None:
@@ -199,6 +179,8 @@ class ReservationGroup(Sequence[Reservation]):
         """Let all numbers go. May be called often, and from any thread."""
         for reservation in self._reservations:
             reservation.release()
+
+    _end = release
 
     def popen(
         self,
@@ -223,28 +205,6 @@ class ReservationGroup(Sequence[Reservation]):
 
     def __len__(self) -> int:
         return len(self._reservations)
-
-    def __enter__(self) -> "ReservationGroup":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    async def __aenter__(self) -> "ReservationGroup":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __repr__(self) -> str:
         return f"<ReservationGroup {list(self._reservations)!r}>"

@@ -6,9 +6,9 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
-from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Any, SupportsIndex
 
+from ephemport._block import EndsWithBlock
 from ephemport._hold import lock
 from ephemport._kernel.port_range import numbers_in_use
 from ephemport._mode import mode_named
@@ -21,7 +21,7 @@ from ephemport._sources.portserver import Portserver
 from ephemport.compat.ranges import CATEGORIES, category_named, current_worker, worker_range
 
 
-class PortAllocator:
+class PortAllocator(EndsWithBlock):
     """Hands out numbers by category and holds every one of them until it is released.
 
     mode: "ephemeral" (the default), "fixed" (the documented ranges) or "portserver"; None takes
@@ -153,15 +153,7 @@ class PortAllocator:
                 reservation.release()
             self._reservations.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.release_all()
 
     def __repr__(self) -> str:

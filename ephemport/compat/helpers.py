@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self, SupportsIndex
+from typing import SupportsIndex
 
+from ephemport._block import EndsWithBlock
 from ephemport._host import make_url
 from ephemport._listeners import checked_port
 from ephemport.compat.allocator import PortAllocator, get_port_allocator
@@ -47,7 +47,7 @@ def server_cluster_urls(
         yield [make_server_url(port, host, protocol) for port in ports]
 
 
-class TestPortManager:
+class TestPortManager(EndsWithBlock):
     """Numbers and URLs for a test that needs several; `cleanup()` releases them all.
 
     A context manager, sync and async. allocator: whose numbers; by default the process's.
@@ -91,26 +91,7 @@ class TestPortManager:
         """Release every number that this manager handed out."""
         self._allocator.release_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.cleanup()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.cleanup()
 
 

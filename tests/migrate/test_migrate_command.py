@@ -155,5 +155,5 @@ def test_without_libcst(folder: Folder) -> None:
         "import sys; sys.modules['libcst'] = None; from ephemport.cli import main; sys.exit(main())"
     )
     done = folder.python("-c", code, "migrate")
-    assert done.status == 1
+    assert done.status == 2
     assert "pip install 'ephemport[migrate]'" in done.stderr
