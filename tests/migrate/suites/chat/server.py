@@ -15,7 +15,6 @@ class Handler(socketserver.StreamRequestHandler):
 
 
 class ChatServer(socketserver.ThreadingTCPServer):
-    daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, host="127.0.0.1", port=DEFAULT_PORT):
