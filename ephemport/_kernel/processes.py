@@ -10,15 +10,12 @@ import re
 import shlex
 import time
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 __all__ = [
-    "Process",
     "age",
     "command_line",
     "container",
     "descendants",
-    "describe",
     "descriptors",
     "environment",
     "is_running",
@@ -35,22 +32,6 @@ _CONTAINER = re.compile(
     r"\b(docker|libpod|crio|cri-containerd|containerd|lxc)(?:\.payload)?[-/.:]([0-9A-Za-z][\w-]+)"
 )
 _ENGINES = {"libpod": "podman", "crio": "cri-o", "cri-containerd": "containerd"}
-
-
-class Process(NamedTuple):
-    """A process, in the words of an error message."""
-
-    pid: int
-    uid: int | None
-    """Its real user id, None where it cannot be read."""
-    command: str
-    """As `command_line` gives it."""
-
-
-def describe(pid: int) -> Process | None:
-    """Return what can be said about process `pid`, or None if there is no such process."""
-    command = command_line(pid)
-    return None if command is None else Process(pid, user_of(pid), command)
 
 
 def owners(

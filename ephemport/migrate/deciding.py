@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ephemport.migrate.tree import is_test_file, shown
-from ephemport.migrate.uses import Default, File, Function, Use
+from ephemport.migrate.uses import Default, File, Use
 from ephemport.migrate.words import WELL_KNOWN, is_pure, is_round, portish
 
 _HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
@@ -348,10 +348,6 @@ class Decision:
             text.rpartition("/")[2] in names or text.rpartition(".")[2] in names
             for text in self._strings
         )
-
-    def function_of(self, use: Use) -> Function | None:
-        """The function around a use."""
-        return None if use.function is None else self.files[use.path].functions.get(use.function)
 
     def _place(self, use: Use) -> str:
         return f"{shown(use.path, self.root)}:{use.line}"

@@ -15,10 +15,8 @@ import pytest
 
 from ephemport._kernel import processes
 from ephemport._kernel.processes import (
-    Process,
     command_line,
     descendants,
-    describe,
     is_running,
     owners,
     thread_group,
@@ -138,10 +136,10 @@ def test_zombie() -> None:
     assert descendants(child.pid) == []
     assert child.pid not in descendants(os.getpid())
     name = Path(f"/proc/{child.pid}/comm").read_text().strip()
-    assert describe(child.pid) == Process(child.pid, os.getuid(), f"[{name}]")
+    assert (user_of(child.pid), command_line(child.pid)) == (os.getuid(), f"[{name}]")
     child.wait()
     assert not is_running(child.pid)
-    assert describe(child.pid) is None
+    assert command_line(child.pid) is None
     assert command_line(child.pid) is None
     assert user_of(child.pid) is None
     assert thread_group(child.pid) is None
@@ -173,7 +171,7 @@ def test_command_line() -> None:
     with python(WAIT, "two words", "it's", b"\xff") as child:
         text = command_line(child.pid)
         assert text == shlex.join([sys.executable, "-c", WAIT, "two words", "it's", "\\xff"])
-        assert describe(child.pid) == Process(child.pid, os.getuid(), text)
+        assert (user_of(child.pid), command_line(child.pid)) == (os.getuid(), text)
         child.communicate()
 
 
