@@ -79,6 +79,7 @@ def migrate(
         ) from error
     from ephemport.migrate import patterns, tree
     from ephemport.migrate.deciding import Decision
+    from ephemport.migrate.reaching import reach
     from ephemport.migrate.reading import read_files
     from ephemport.migrate.rewriting import rewrite
 
@@ -86,16 +87,15 @@ def migrate(
         raise ValueError(f"unknown style {style!r}; known are {', '.join(patterns.STYLES)}")
     whole = tree.read_tree(paths)
     suite = tree.suite_of(whole) | {path for path in whole.chosen if path.suffix != ".py"}
-    near = tree.linked(whole)
-    files = read_files(near.python, jobs)
-    data = tree.numbers_in_data(near.data, near.root)
-    decision = Decision(near.root, files, suite, near.chosen, data, codes)
+    reached = reach(whole, suite)
+    files = read_files(sorted(reached.python | set(whole.python) & whole.chosen), jobs)
+    decision = Decision(whole, reached, files, suite, codes)
     chosen_patterns = patterns.choose(decision, style)
     after = rewrite(decision, chosen_patterns)
     before = {path: files[path].source for path in after}
     after = {path: text for path, text in after.items() if text != before[path]}
     findings, left = _findings(decision, codes)
-    return Result(near.root, findings, left, before, after)
+    return Result(whole.root, findings, left, before, after)
 
 
 def _findings(decision: "Decision", codes: frozenset[str]) -> tuple[list[Finding], list[Finding]]:

@@ -3,10 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from ephemport.migrate.tree import is_test_file, shown
-from ephemport.migrate.uses import Default, File, Use
+from ephemport.migrate.defaults import Defaults
+from ephemport.migrate.reaching import Reached
+from ephemport.migrate.tree import Tree, is_test_file, shown
+from ephemport.migrate.uses import File, Function, Use
 from ephemport.migrate.words import WELL_KNOWN, is_pure, is_round, portish
 
 _HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
@@ -42,24 +45,27 @@ class Decision:
 
     def __init__(
         self,
-        root: Path,
+        tree: Tree,
+        reached: Reached,
         files: Mapping[Path, File],
         suite: frozenset[Path],
-        chosen: frozenset[Path],
-        data: Mapping[int, str],
         codes: frozenset[str],
     ) -> None:
-        self.root = root
+        self.root = tree.root
         self.files = files
-        self.chosen = chosen
-        self.data = data
+        self.chosen = tree.chosen
+        self.data = reached.data
+        self.published = reached.published
         self.codes = codes
         self.suite = [file for path, file in files.items() if path in suite]
-        self.product = [file for path, file in files.items() if path not in suite]
+        self.product = [files[path] for path in sorted(reached.python - suite)]
         self._identifiers = set[str]().union(*(file.identifiers for file in self.suite))
-        self._strings = set[str]().union(*(file.strings for file in self.suite))
+        self._names_in_strings = set[str]().union(*(file.names_in_strings for file in self.suite))
+        self._defaults = Defaults(self.product, self.suite)
         self.numbers = self._numbers()
         for number in self.numbers.values():
+            islands = partial(self._islands, number)
+            number.uses += self._defaults.supplied(number.number, islands)
             number.bound = self._bound(number)
         sure = {value for value, number in self.numbers.items() if number.bound != "no"}
         for value, number in self.numbers.items():
@@ -117,15 +123,15 @@ class Decision:
             return True
         if use.parameter == _PARAMS:
             return function.maps_params
-        expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
-        return (
-            function.is_test
-            and not function.is_async
-            and not expected
-            and all(map(is_pure, function.calls))
-            and not function.names & tainted
-            and not function.uses_self
-        )
+        return _is_island(function, tainted)
+
+    def _islands(self, number: Number) -> dict[Path, set[int]]:
+        """The tests that have no server, by file: the lines where they begin."""
+        tainted = self._made_of(number)
+        return {
+            file.path: {line for line, one in file.functions.items() if _is_island(one, tainted)}
+            for file in self.suite
+        }
 
     def _made_of(self, number: Number) -> set[str]:
         """The names of constants, functions and classes whose value depends on the number."""
@@ -238,42 +244,14 @@ class Decision:
     def _repeated_elsewhere(self, number: Number) -> str:
         if number.number in self.data:
             return f"{self.data[number.number]} repeats it, which is no Python"
+        if number.number in self.published and number.bound != "yes":
+            return f"{self.published[number.number]} may publish it for a container"
         for file in self.files.values():
             if file.unreadable and str(number.number) in _raw(file.path):
                 return f"{shown(file.path, self.root)} repeats it, which cannot be read"
-        for file in self.product:
-            for use in file.uses:
-                if number.number not in use.numbers or use.meaning.port is False:
-                    continue
-                unclear = use.meaning.port is None and is_round(number.number)
-                if not unclear and not self._is_overridden(file, use):
-                    return f"{self._place(use)} repeats it, which is no part of the suite"
-        return ""
-
-    def _is_overridden(self, file: File, use: Use) -> bool:
-        """Whether the product's number is a default that the suite never leaves in force."""
-        if use.function is not None and use.name not in self._strings:
-            return False
-        if use.name.startswith("-") or (use.name.isupper() and use.name in self._strings):
-            return use.name in self._strings
-        own = [one for one in file.defaults if one.line == use.line]
-        if own:
-            return all(map(self._is_supplied, own))
-        if use.name and use.name not in self._identifiers:
-            alias = [one for each in self.product for one in each.defaults if one.alias == use.name]
-            passed = any(use.name in each.name_binds for each in self.product)
-            return bool(alias) and not passed and all(map(self._is_supplied, alias))
-        return False
-
-    def _is_supplied(self, default: Default) -> bool:
-        calls = [one for file in self.suite for one in file.calls.get(default.function, [])]
-        if not calls:
-            return not any(file.starts_processes for file in self.suite)
-        return all(
-            default.parameter in one.keywords or one.positional > default.position
-            for one in calls
-            if not one.unpacks
-        ) and not any(one.unpacks for one in calls)
+        islands = partial(self._islands, number)
+        use = self._defaults.in_force(number.number, number.uses, number.bound, islands)
+        return f"{self._place(use)} repeats it, which is no part of the suite" if use else ""
 
     def _depends_on_it(self, number: Number) -> str:
         made = self._made_of(number)
@@ -292,11 +270,13 @@ class Decision:
                     )
         processes = [file for file in self.suite if file.hides_environment]
         for path in {use.path for use in number.uses}:
-            if processes and self.runs_apart(self.files[path]):
-                return (
-                    f"{shown(path, self.root)} uses it in a process of its own, and "
-                    f"{shown(processes[0].path, self.root)} does not pass on os.environ"
-                )
+            names = {path.name, path.stem}
+            for file in processes:
+                if self.is_script(self.files[path]) and names & file.names_in_strings:
+                    return (
+                        f"{shown(path, self.root)} uses it in a process of its own, and "
+                        f"{shown(file.path, self.root)} does not pass on os.environ"
+                    )
         return ""
 
     def _unbound(self, number: Number) -> str:
@@ -337,20 +317,33 @@ class Decision:
 
     def runs_apart(self, file: File) -> bool:
         """Whether a file is run, or imported again, in a process that the suite starts."""
-        if not any(one.starts_processes for one in self.suite):
-            return False
         if any(one.imports_itself for one in self.suite):
             return True
+        return any(one.starts_processes for one in self.suite) and self.is_script(file)
+
+    def is_script(self, file: File) -> bool:
+        """Whether the suite seems to run a file as a program."""
         if is_test_file(file.path):
             return False
-        names = {file.path.name, file.path.stem}
-        return file.is_script or any(
-            text.rpartition("/")[2] in names or text.rpartition(".")[2] in names
-            for text in self._strings
+        return file.is_script or not self._names_in_strings.isdisjoint(
+            (file.path.name, file.path.stem)
         )
 
     def _place(self, use: Use) -> str:
         return f"{shown(use.path, self.root)}:{use.line}"
+
+
+def _is_island(function: Function, tainted: set[str]) -> bool:
+    """Whether a test neither starts nor reaches a server, nor uses what is made of a port."""
+    expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
+    return (
+        function.is_test
+        and not function.is_async
+        and not expected
+        and all(map(is_pure, function.calls))
+        and not function.names & tainted
+        and not function.uses_self
+    )
 
 
 def _raw(path: Path) -> str:

@@ -247,6 +247,8 @@ class _Finder(cst.CSTVisitor):
                 name,
                 decorates,
                 parameter,
+                places.is_told(self.stack),
+                places.is_fallback(self.stack),
             )
         )
         self._note_default(numbers, line)
@@ -348,7 +350,17 @@ class _Finder(cst.CSTVisitor):
         keywords = frozenset(one.keyword.value for one in node.args if one.keyword is not None)
         plain = sum(one.keyword is None and one.star == "" for one in node.args)
         unpacks = any(one.star for one in node.args)
-        self.file.calls.setdefault(callee, []).append(Supplied(plain, keywords, unpacks))
+        self.file.calls.setdefault(callee, []).append(
+            Supplied(
+                plain,
+                keywords,
+                unpacks,
+                self.positions[node].start.line,
+                self._span(node)[1],
+                self._function()[0],
+                isinstance(node.func, cst.Name),
+            )
+        )
         races.note_process(node, self.file)
         if callee in ("randint", "randrange") and meaning_of(node, self.stack)[0].port:
             self.report(

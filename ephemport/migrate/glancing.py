@@ -7,6 +7,7 @@ as the one that keeps every space.
 import ast
 import re
 import warnings
+from collections.abc import Iterator
 
 from ephemport.migrate.uses import File, Supplied
 
@@ -38,6 +39,7 @@ def glance(file: File) -> bool:
             tree = ast.parse(file.source)
     except (SyntaxError, ValueError, RecursionError):
         return False
+    calls: list[ast.Call] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             file.identifiers.add(node.id)
@@ -45,11 +47,17 @@ def glance(file: File) -> bool:
             file.identifiers.add(node.attr)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             file.identifiers.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                file.classes[node.name] = [ast.unparse(base) for base in node.bases]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             if len(node.value) < 200:
                 file.strings.add(node.value)
         elif isinstance(node, ast.Call):
-            _note_call(node, file)
+            calls.append(node)
+    functions = list(_outermost(tree))
+    starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", file.source))]
+    for call in calls:
+        _note_call(call, file, starts, functions)
     for statement in tree.body:
         if isinstance(statement, ast.Assign):
             names = {one.id for one in ast.walk(statement.value) if isinstance(one, ast.Name)}
@@ -61,20 +69,47 @@ def glance(file: File) -> bool:
     return True
 
 
-def _note_call(node: ast.Call, file: File) -> None:
+def _outermost(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield child
+        else:
+            yield from _outermost(child)
+
+
+def _note_call(
+    node: ast.Call,
+    file: File,
+    starts: list[int],
+    functions: list[ast.FunctionDef | ast.AsyncFunctionDef],
+) -> None:
     callee = (
         node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     )
     keywords = frozenset(one.arg for one in node.keywords if one.arg)
     unpacks = any(one.arg is None for one in node.keywords)
     unpacks = unpacks or any(isinstance(one, ast.Starred) for one in node.args)
-    file.calls.setdefault(callee, []).append(Supplied(len(node.args), keywords, unpacks))
+    start = starts[(node.end_lineno or 1) - 1]
+    line = file.source[start:].encode()[: node.end_col_offset or 0]
+    around = [one.lineno for one in functions if one.lineno <= node.lineno <= (one.end_lineno or 0)]
+    file.calls.setdefault(callee, []).append(
+        Supplied(
+            len(node.args),
+            keywords,
+            unpacks,
+            node.lineno,
+            start + len(line.decode(errors="ignore")),
+            around[0] if around else None,
+            isinstance(node.func, ast.Name),
+        )
+    )
     if callee in ("parametrize", "fixture", "param"):
         file.parametrize_names |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
     runs = callee == "run" and "subprocess" in ast.dump(node.func)
     if callee in _STARTS | _IMPORTS_AGAIN or runs:
         file.starts_processes += 1
-        file.imports_itself = file.imports_itself or callee in _IMPORTS_AGAIN
+        by_python = "multiprocessing" in file.source or "futures" in file.source
+        file.imports_itself = file.imports_itself or (callee in _IMPORTS_AGAIN and by_python)
         for keyword in node.keywords:
             if keyword.arg == "env" and "environ" not in file.source:
                 file.hides_environment += 1

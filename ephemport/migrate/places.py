@@ -8,8 +8,12 @@ import libcst as cst
 from ephemport.migrate.contexts import dotted, last_name, parameter_names
 from ephemport.migrate.functions import is_mapped
 from ephemport.migrate.uses import Default
+from ephemport.migrate.words import each
 
 _MOCKS = re.compile(r"mock|responses|respx|vcr|httpretty|fake_http|stub_request", re.I)
+
+_DESCRIBES = each("help description epilog usage metavar")
+_TELLS = each("print echo secho debug info warning warn error exception critical log fail skip")
 
 
 def parameter(stack: Sequence[cst.CSTNode]) -> str:
@@ -87,6 +91,29 @@ def is_mocked(around: Sequence[cst.CSTNode]) -> bool:
     """Whether a library that answers in a server's place is told of an address."""
     call = next((one for one in reversed(around) if isinstance(one, cst.Call)), None)
     return call is not None and bool(_MOCKS.search(dotted(call)))
+
+
+def is_told(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether it only goes to people: printed, logged, raised, or in the help of an option."""
+    for place, node in enumerate(stack):
+        if isinstance(node, cst.Raise):
+            return True
+        if isinstance(node, cst.Arg) and node.keyword and node.keyword.value in _DESCRIBES:
+            return True
+        # Not the callee: print itself tells nothing.
+        is_argument = place + 1 < len(stack) and isinstance(stack[place + 1], cst.Arg)
+        if is_argument and isinstance(node, cst.Call) and last_name(node.func) in _TELLS:
+            return True
+    return False
+
+
+def is_fallback(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether it holds only if something else was not given."""
+    return any(
+        isinstance(node, (cst.BooleanOperation, cst.IfExp))
+        or (isinstance(node, cst.Call) and last_name(node.func) in ("get", "getattr", "getenv"))
+        for node in stack
+    )
 
 
 def _is_parametrize(node: cst.CSTNode) -> bool:

@@ -158,7 +158,9 @@ def note_process(call: cst.Call, file: File) -> None:
     starts |= {"check_call", "Process", "ProcessPoolExecutor", "Pool"}
     if callee in starts or dotted(call) == "subprocess.run":
         file.starts_processes += 1
-        file.imports_itself = file.imports_itself or (callee.startswith("P") and callee != "Popen")
+        by_python = callee in ("Process", "ProcessPoolExecutor", "Pool")
+        if by_python and ("multiprocessing" in file.source or "futures" in file.source):
+            file.imports_itself = True
         for argument in call.args:
             if argument.keyword is not None and argument.keyword.value == "env":
                 made_elsewhere = _is_plain_name(argument.value) and "environ" in file.source

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ephemport.migrate.blocks import add_imports, apply_patterns
 from ephemport.migrate.deciding import Decision
+from ephemport.migrate.defaults import argument
 from ephemport.migrate.patterns import Pattern
 from ephemport.migrate.tree import is_test_file
 from ephemport.migrate.uses import File, Use
@@ -95,6 +96,10 @@ def _replaced(
             edits.append((use.start, use.end, f"[{map_name}[port] for port in {written}]"))
         elif use.form == "count":
             edits.append((use.start, use.end, f"({map_name}[port] for port in {written})"))
+        elif use.form == "argument":
+            told = argument(source, use.end + 1, use.name, expression)
+            if told is not None:
+                edits.append((told[0], told[0], told[1]))
         elif use.form == "inner":
             edits.append((use.start, use.end, f"{{{expression}}}"))
         elif use.form == "whole":

@@ -23,12 +23,6 @@ _DATA = each(
 _DATA_NAMES = {"Dockerfile", "Makefile", "Procfile", ".env", "justfile"}
 _LOCKS = {"package-lock.json", "poetry.lock", "uv.lock", "Pipfile.lock", "composer.lock"}
 _LARGEST = 1_000_000
-_IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.M)
-
-_NUMBER = re.compile(r"(?<![\w.])[1-6]?\d{4}(?![\w]|\.\d)")
-_ABOUT_PORTS = re.compile(
-    r"port|listen|bind|addr|host|url|endpoint|server|expose|://|:\d{4,5}\b|^\W*\d{4,5}\W*$", re.I
-)
 
 
 class Tree(NamedTuple):
@@ -63,7 +57,7 @@ def suite_of(tree: Tree) -> frozenset[Path]:
     with_tests = {path.parent for path in tree.python if is_test_file(path)}
     # A project that is distributed has its product beside its tests; a bare suite has not.
     ships = any((tree.root / name).exists() for name in ("setup.py", "setup.cfg")) or any(
-        table in _text(tree.root / "pyproject.toml") for table in ("[project]", "[tool.poetry]")
+        table in read_text(tree.root / "pyproject.toml") for table in ("[project]", "[tool.poetry]")
     )
     bare = not ships and any(
         path.parent == tree.root and path.name != "conftest.py" and is_test_file(path)
@@ -79,58 +73,9 @@ def suite_of(tree: Tree) -> frozenset[Path]:
     return frozenset(found) if found or ships else frozenset(tree.python)
 
 
-def linked(tree: Tree) -> Tree:
-    """The tree without what the chosen files have nothing to do with.
-
-    Left are the chosen files, what they import, the conftest.py files above them, and data beside
-    or above them: elsewhere the same number is another number.
-    """
-    imported: set[str] = set()
-    for path in tree.chosen:
-        for match in _IMPORT.finditer(_text(path)):
-            imported.add(match[1].strip("."))
-    tops = {name.partition(".")[0] for name in imported}
-    folders = {folder for path in tree.chosen for folder in path.parents}
-
-    def is_linked(path: Path) -> bool:
-        if path in tree.chosen or (path.name == "conftest.py" and path.parent in folders):
-            return True
-        if not path.is_relative_to(tree.root):
-            return False
-        parts = path.relative_to(tree.root).with_suffix("").parts
-        return not is_test_file(path) and (
-            bool(tops & set(parts[:-1]))
-            or any(parts[-1] == name.split(".")[-1] for name in imported)
-        )
-
-    return tree._replace(
-        python=[path for path in tree.python if is_linked(path)],
-        data=[path for path in tree.data if path.parent in folders or _below(path, tree.chosen)],
-    )
-
-
-def _below(path: Path, chosen: frozenset[Path]) -> bool:
-    """Whether data lies in a folder of chosen files, or in one below such a folder."""
-    return any(folder in path.parents for folder in {one.parent for one in chosen})
-
-
 def is_test_file(path: Path) -> bool:
     """Whether pytest reads this file of itself."""
     return path.name == "conftest.py" or bool(re.fullmatch(r"test_.*\.py|.*_test\.py", path.name))
-
-
-def numbers_in_data(paths: Iterable[Path], root: Path) -> dict[int, str]:
-    """Each number in a file that is not Python, where it may be a port, and where it stands."""
-    found: dict[int, str] = {}
-    for path in paths:
-        text = _text(path)
-        if not _NUMBER.search(text):
-            continue
-        for count, line in enumerate(text.splitlines(), 1):
-            if _ABOUT_PORTS.search(line):
-                for match in _NUMBER.finditer(line):
-                    found.setdefault(int(match[0]), f"{shown(path, root)}:{count}")
-    return found
 
 
 def shown(path: Path, root: Path) -> str:
@@ -175,7 +120,7 @@ def _git_files(root: Path) -> list[str] | None:
 
 
 def _walk(folder: Path, ignored: list[tuple[Path, str]]) -> Iterator[Path]:
-    lines = _text(folder / ".gitignore").splitlines()
+    lines = read_text(folder / ".gitignore").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith(("#", "!"))]
     ignored = [*ignored, *((folder, pattern) for pattern in patterns)]
     for path in sorted(folder.iterdir()):
@@ -204,7 +149,8 @@ def _is_data(path: Path) -> bool:
     return known and path.name not in _LOCKS
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text as well as it can be had, "" for one that is very long or cannot be read."""
     try:
         if path.stat().st_size > _LARGEST:
             return ""

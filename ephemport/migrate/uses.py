@@ -1,6 +1,7 @@
 """The words of the search: a use of a number, the function around it, and what a file told."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ class Use:
 
     form: "int", "text" (the number within a string, `start` and `end` around its digits),
         "whole" (a string that is the number), "sum", "range" and "count" (an expression that
-        computes ports), or "" when nothing can stand there but a literal; then `obstacle` says why.
+        computes ports), "argument" (a call that takes it by default, and is to be given it as
+        `name`), or "" when nothing can stand there but a literal; then `obstacle` says why.
     literal: for strings, where the literal itself begins and ends.
     function: the outermost function, or None outside of any.
     """
@@ -46,6 +48,8 @@ class Use:
     name: str = ""  # the variable, parameter or key that it is given to
     decorates: int | None = None  # the function whose decorator it stands in
     parameter: str = ""  # the parameter that parametrize gives it to
+    told: bool = False  # it stands in what is printed or logged, or in a help text
+    is_fallback: bool = False  # `port or 9001`
 
 
 @dataclass
@@ -112,11 +116,19 @@ class Default(NamedTuple):
 
 
 class Supplied(NamedTuple):
-    """What one call passes: how many positional arguments, which keywords."""
+    """What one call passes: how many positional arguments, which keywords.
+
+    end: where it ends in the source. function: the outermost function around it. is_bare: what is
+    called is a plain name.
+    """
 
     positional: int
     keywords: frozenset[str]
     unpacks: bool
+    line: int
+    end: int
+    function: int | None
+    is_bare: bool
 
 
 @dataclass
@@ -144,3 +156,8 @@ class File:
     is_script: bool = False
     needs_options: bool = False  # binds sockets that set neither SO_REUSEADDR nor SO_REUSEPORT
     unreadable: str = ""
+
+    @cached_property
+    def names_in_strings(self) -> set[str]:
+        """What may name a file or a module: the last parts of strings such as `a/b.py` or `a.b`."""
+        return {text.rpartition(mark)[2] for text in self.strings for mark in "/."}
