@@ -18,6 +18,7 @@ Where no number lies outside the range, or the mode has numbers of its own, it i
 import atexit
 import os
 import random
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import SupportsIndex
@@ -36,6 +37,8 @@ _PRIVATE = range(49152, 65436)  # the last 100: room for port + 1 and its like
 _ENOUGH = 500
 # What a suite's numbers are likely to be, seen from the first of them.
 _AROUND = range(-50, 200)
+
+_DIGITS = re.compile(r"(?<!\d)\d{4,5}(?!\d)")
 
 
 class PortMap(Mapping[int, int]):
@@ -74,6 +77,24 @@ class PortMap(Mapping[int, int]):
         with lock:
             told = {f"{PREFIX}{key}": str(number) for key, number in self._numbers.items()}
         return {**told, OWNER: _worker() or "master"} if told else {}
+
+    def as_written(self, value: object) -> str | None:
+        """A text or number with the keys in place of their stand-ins; None if it has none.
+
+        Parametrized tests are named by it: `http://127.0.0.1:9001` is the same in every worker.
+        """
+        with lock:
+            written = {str(number): str(key) for key, number in self._numbers.items()}
+        if isinstance(value, bytes):
+            text = value.decode("ascii", "backslashreplace")
+        elif isinstance(value, str):
+            text = str.__str__(value)  # a member of an enumeration, too
+        elif isinstance(value, int):
+            text = str(value)
+        else:
+            return None
+        shown = _DIGITS.sub(lambda match: written.get(match[0], match[0]), text)
+        return shown if shown != text else None
 
     def release(self) -> None:
         """Let all numbers go and forget them."""

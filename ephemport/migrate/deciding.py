@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ephemport.migrate.defaults import Defaults
 from ephemport.migrate.reaching import Reached
 from ephemport.migrate.tree import Tree, is_test_file, shown
-from ephemport.migrate.uses import File, Function, Use
-from ephemport.migrate.words import WELL_KNOWN, is_pure, is_round, portish
+from ephemport.migrate.uses import File, Function, Meaning, Use
+from ephemport.migrate.words import WELL_KNOWN, binds, is_pure, is_round, portish
 
 _HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
 # The stand-ins of numbers this near to each other are so, too: see ephemport._port_map.
@@ -86,6 +86,7 @@ class Decision:
         found: dict[int, Number] = {}
         counted: set[int] = set()
         for file in self.suite:
+            file.uses = [self._told_by_signature(use) for use in file.uses]
             for use in file.uses:
                 for value in use.numbers:
                     if use.meaning.port is False:
@@ -108,6 +109,21 @@ class Decision:
                 if is_round(value):
                     self._look_for_quantities(number, value in counted)
         return kept
+
+    def _told_by_signature(self, use: Use) -> Use:
+        """A number that is passed by position, to a parameter whose name says what it is."""
+        callee, place = use.argument
+        if use.meaning.port is not None or not callee:
+            return use
+        names = {
+            names[place]
+            for file in (*self.suite, *self.product)
+            for names in file.signatures.get(callee, ())
+            if place < len(names)
+        }
+        if not names or not all(map(portish, names)):
+            return use
+        return replace(use, meaning=Meaning(True, binds(callee), "EPH002"))
 
     def _is_data(self, use: Use, number: Number, tainted: set[str]) -> bool:
         """Whether a use lies in a test that has no server: about parsing, formatting, checking."""
@@ -260,7 +276,7 @@ class Decision:
             constants = {name for one in self.suite for name, _, _, _ in one.made_of} & made
             if shared := constants & file.parametrize_names:
                 return (
-                    f"{sorted(shared)[0]}, made of it, is an argument of parametrize in "
+                    f"{sorted(shared)[0]}, made of it, is part of ids of tests in "
                     f"{shown(file.path, self.root)}, and ids must agree between workers"
                 )
             for name in made & set(file.computed):

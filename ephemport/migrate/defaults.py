@@ -28,6 +28,7 @@ class Defaults:
         self.strings = set[str]().union(*(file.strings for file in suite))
         self._given = set[tuple[Path, int]]()
         self._islands: Islands = dict
+        self._bound = "no"
         self.starts_processes = any(file.starts_processes for file in suite)
 
     def supplied(self, number: int, islands: Islands) -> list[Use]:
@@ -58,7 +59,7 @@ class Defaults:
     ) -> Use | None:
         """A use of the number in the product that the suite does not put out of force."""
         self._given = {(use.path, use.end + 1) for use in uses if use.form == "argument"}
-        self._islands = islands
+        self._islands, self._bound = islands, bound
         for file in self.product:
             for use in file.uses:
                 if number not in use.numbers or use.meaning.port is False or use.told:
@@ -115,9 +116,10 @@ class Defaults:
     def _is_settled(self, default: Default) -> bool:
         """Whether every call in sight says it, or is going to."""
         names = self._callees(default.function)
+        missing = list(self._missing(default, self._islands))
         if not any(file.calls.get(name) for file in self.suite for name in names):
-            return not self.starts_processes
-        missing = self._missing(default, self._islands)
+            # Then the product itself may call it, for a server that the suite starts.
+            return not self.starts_processes and (self._bound == "yes" or not missing)
         return all((path, call.end) in self._given for path, call in missing)
 
     def _can_be_told(self, path: Path, call: Supplied, default: Default) -> bool:

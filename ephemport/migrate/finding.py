@@ -247,6 +247,7 @@ class _Finder(cst.CSTVisitor):
                 name,
                 decorates,
                 parameter,
+                places.passed_to(self.stack),
                 places.is_told(self.stack),
                 places.is_fallback(self.stack),
             )
@@ -283,10 +284,7 @@ class _Finder(cst.CSTVisitor):
         line, _ = self._function()
         if line is not None and line in self.file.functions:
             self.file.functions[line].names.add(name)
-        if any(
-            isinstance(one, cst.Call) and last_name(one.func) in ("parametrize", "fixture", "param")
-            for one in self.stack
-        ):
+        if places.is_in_id(self.stack):
             self.file.parametrize_names.add(name)
         if not (portish(name) or name.isupper()) or not self.stack:
             return
@@ -319,6 +317,9 @@ class _Finder(cst.CSTVisitor):
     def look_at_FunctionDef(self, node: cst.FunctionDef) -> None:  # noqa: N802
         if "getsockname" in self.file.source:
             races.look_at_function(node, self.report)
+        callee, names = places.signature(node, self.stack)
+        if any(map(portish, names)):
+            self.file.signatures.setdefault(callee, set()).add(names)
         if not any(isinstance(one, cst.FunctionDef) for one in self.stack):
             owner = next((one for one in self.stack if isinstance(one, cst.ClassDef)), None)
             line = self.positions[node.name].start.line
@@ -329,6 +330,9 @@ class _Finder(cst.CSTVisitor):
 
     def look_at_ClassDef(self, node: cst.ClassDef) -> None:  # noqa: N802
         self.file.classes[node.name.value] = [dotted(base.value) for base in node.bases]
+        fields = tuple(places.fields(node))
+        if any(map(portish, fields)):
+            self.file.signatures.setdefault(node.name.value, set()).add(fields)
 
     def look_at_Import(self, node: cst.Import) -> None:  # noqa: N802
         races.look_at_import(node, self.report)

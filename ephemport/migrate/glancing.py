@@ -103,7 +103,8 @@ def _note_call(
             isinstance(node.func, ast.Name),
         )
     )
-    if callee in ("parametrize", "fixture", "param"):
+    # Names in an id, as places.is_in_id has it; here a bare guess is enough.
+    if callee in ("parametrize", "fixture", "param") and {"id", "ids"} & keywords:
         file.parametrize_names |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
     runs = callee == "run" and "subprocess" in ast.dump(node.func)
     if callee in _STARTS | _IMPORTS_AGAIN or runs:

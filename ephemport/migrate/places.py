@@ -12,6 +12,10 @@ from ephemport.migrate.words import each
 
 _MOCKS = re.compile(r"mock|responses|respx|vcr|httpretty|fake_http|stub_request", re.I)
 
+# The libraries parameterized and ddt name tests after the values.
+_PARAMETERIZED = each(
+    "parameterized parameterized.expand parameterized_class ddt.data data idata ddt.idata"
+)
 _DESCRIBES = each("help description epilog usage metavar")
 _TELLS = each("print echo secho debug info warning warn error exception critical log fail skip")
 
@@ -50,6 +54,8 @@ def obstacle(stack: Sequence[cst.CSTNode]) -> str:
         ):
             return "it stands in a match pattern"
         if isinstance(node, cst.Call):
+            if dotted(node) in _PARAMETERIZED:
+                return "the test's name is made of it, and names must agree between workers"
             if last_name(node.func) == "parametrize" or dotted(node) == "pytest.param":
                 return "it is an argument of parametrize, and ids must agree between workers"
             if last_name(node.func) == "fixture":
@@ -59,6 +65,31 @@ def obstacle(stack: Sequence[cst.CSTNode]) -> str:
         if isinstance(node, cst.Subscript) and last_name(node.value) == "Literal":
             return "it stands in a type"
     return ""
+
+
+def is_in_id(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether a test's id is made of what stands here, in a way that the plugin does not see."""
+    for node in stack:
+        if not isinstance(node, cst.Call):
+            continue
+        if dotted(node) in _PARAMETERIZED:
+            return True
+        if last_name(node.func) not in ("parametrize", "fixture", "param"):
+            continue
+        if any(isinstance(one, cst.BinaryOperation) and _adds(one) for one in stack):
+            return True
+        for argument in node.args:
+            if argument.keyword is not None and argument.keyword.value in ("id", "ids"):
+                made = argument.value
+                elements = made.elements if isinstance(made, (cst.List, cst.Tuple)) else ()
+                plain = [isinstance(one.value, cst.SimpleString) for one in elements]
+                if not (isinstance(made, cst.SimpleString) or (plain and all(plain))):
+                    return True
+    return False
+
+
+def _adds(operation: cst.BinaryOperation) -> bool:
+    return isinstance(operation.operator, (cst.Add, cst.Subtract))
 
 
 def is_migrated(stack: Sequence[cst.CSTNode]) -> bool:
@@ -120,6 +151,39 @@ def _is_parametrize(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Call) and last_name(node.func) == "parametrize"
 
 
+def passed_to(stack: Sequence[cst.CSTNode]) -> tuple[str, int]:
+    """The function that is called with it by position, and at which; ("", 0) otherwise."""
+    if len(stack) < 2 or not isinstance(stack[-1], cst.Arg) or stack[-1].keyword is not None:
+        return "", 0
+    call = stack[-2]
+    if not isinstance(call, cst.Call) or any(one.star for one in call.args):
+        return "", 0
+    return last_name(call.func), list(call.args).index(stack[-1])
+
+
+def signature(node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> tuple[str, tuple[str, ...]]:
+    """By which name a function is called, and its parameters by position."""
+    names = [one.name.value for one in (*node.params.posonly_params, *node.params.params)]
+    if names[:1] in (["self"], ["cls"]):
+        names = names[1:]
+    callee = node.name.value
+    if callee in ("__init__", "__new__"):
+        outer = [one for one in stack if isinstance(one, cst.ClassDef)]
+        callee = outer[-1].name.value if outer else callee
+    return callee, tuple(names)
+
+
+def fields(node: cst.ClassDef) -> list[str]:
+    """The annotated names of a class: a dataclass takes them in this order."""
+    return [
+        last_name(small.target)
+        for line in node.body.body
+        if isinstance(line, cst.SimpleStatementLine)
+        for small in line.body
+        if isinstance(small, cst.AnnAssign)
+    ]
+
+
 def default_at(
     stack: Sequence[cst.CSTNode], numbers: tuple[int, ...], line: int, alias: str = ""
 ) -> Default | None:
@@ -130,14 +194,9 @@ def default_at(
             parameters = stack[place - 1]
             owner = stack[place - 2]
             if isinstance(parameters, cst.Parameters) and isinstance(owner, cst.FunctionDef):
-                names = [one.name.value for one in parameters.params]
-                method = bool(names) and names[0] in ("self", "cls")
-                callee = owner.name.value
-                if callee in ("__init__", "__new__"):
-                    outer = [one for one in stack if isinstance(one, cst.ClassDef)]
-                    callee = outer[-1].name.value if outer else callee
+                callee, names = signature(owner, stack[: place - 2])
                 parameter = node.name.value
-                at = names.index(parameter) - method if parameter in names else 99
+                at = names.index(parameter) if parameter in names else 99
                 return Default(numbers, callee, parameter, at, line, alias)
             return None
         if isinstance(node, cst.AnnAssign):
@@ -146,15 +205,9 @@ def default_at(
                 None,
             )
             if outer_class is not None and isinstance(node.target, cst.Name):
-                fields = [
-                    last_name(small.target)
-                    for line_ in outer_class.body.body
-                    if isinstance(line_, cst.SimpleStatementLine)
-                    for small in line_.body
-                    if isinstance(small, cst.AnnAssign)
-                ]
+                names = tuple(fields(outer_class))
                 field = node.target.value
-                at = fields.index(field) if field in fields else 99
+                at = names.index(field) if field in names else 99
                 return Default(numbers, outer_class.name.value, field, at, line, alias)
             return None
     return None

@@ -7,7 +7,7 @@ import configparser
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,8 +137,9 @@ class _Modules:
                 if folder not in self.packages or (importer and folder == importer.parent):
                     yield path
 
-    def run(self, words: Iterable[str]) -> Iterator[Path]:
+    def run(self, words: Collection[str]) -> Iterator[Path]:
         """The files that a suite with these words in its strings may start, or load by name."""
+        by_module = "-m" in words
         for word in words:
             name = word.rpartition("/")[2]
             if name.endswith(".py"):
@@ -147,13 +148,13 @@ class _Modules:
                         yield path
             elif "." in name and name.replace(".", "_").isidentifier():
                 yield from self.named(name)
-                yield from self._main(name)
+                yield from self._main(name, by_module)
             else:
-                yield from self._main(name)
+                yield from self._main(name, by_module)
                 if name in self.scripts:
                     yield from self.named(self.scripts[name])
 
-    def _main(self, name: str) -> Iterator[Path]:
+    def _main(self, name: str, by_module: bool) -> Iterator[Path]:
         """`python -m name`, and a script that is called by its stem."""
         parts = tuple(name.split("."))
         for known, path in self.by_last.get("__main__", ()):
@@ -161,7 +162,7 @@ class _Modules:
                 yield path
                 yield from self.named(".".join((*parts, "__main__")))
         for _, path in self.by_last.get(name, ()):
-            if not is_test_file(path) and "__main__" in read_text(path):
+            if not is_test_file(path) and (by_module or "__main__" in read_text(path)):
                 yield path
 
 

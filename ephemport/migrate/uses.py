@@ -48,6 +48,7 @@ class Use:
     name: str = ""  # the variable, parameter or key that it is given to
     decorates: int | None = None  # the function whose decorator it stands in
     parameter: str = ""  # the parameter that parametrize gives it to
+    argument: tuple[str, int] = ("", 0)  # the function it is passed to, by position
     told: bool = False  # it stands in what is printed or logged, or in a help text
     is_fallback: bool = False  # `port or 9001`
 
@@ -147,6 +148,7 @@ class File:
     computed: dict[str, int] = field(default_factory=dict)
     calls: dict[str, list[Supplied]] = field(default_factory=dict)
     defaults: list[Default] = field(default_factory=list)
+    signatures: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
     strings: set[str] = field(default_factory=set)
     identifiers: set[str] = field(default_factory=set)
     noqa: dict[int, frozenset[str] | None] = field(default_factory=dict)

@@ -95,6 +95,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         mark.show_test("")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Show in an id the number that was written down: the workers have to agree on the ids."""
+    loaded = sys.modules.get("ephemport._port_map")
+    return None if loaded is None else loaded.port_map.as_written(val)
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     from ephemport._kernel.port_range import ephemeral_range
     from ephemport.compat.ranges import CATEGORIES, current_worker, worker_range, worker_slot

@@ -62,7 +62,15 @@ def test_one_use(folder: Folder, before: str, after: str) -> None:
         ("x: Literal[9001] = y", "annotation"),
         ("match x:\n    case 9001: pass", "match pattern"),
         ("URL = 'http://localhost:9001'  # noqa: EPH003", "noqa"),
-        ("PORT = 9001\n@pytest.mark.parametrize('p', [PORT])\ndef test(p): pass", "parametrize"),
+        (
+            "PORT = 9001\n@pytest.mark.parametrize('p', [PORT], ids=str)\ndef test(p): pass",
+            "part of ids",
+        ),
+        (
+            "PORT = 9001\n@pytest.mark.parametrize('p', [PORT + 1])\ndef test(p): pass",
+            "part of ids",
+        ),
+        ("@parameterized.expand([(9001,)])\ndef test(p): connect(p)", "name is made of it"),
         ("@pytest.mark.parametrize('p', [{'port': 9001}])\ndef test(p): connect(p)", "parametrize"),
         ("PORT = 9001\nother = PORT + 1000", "calculated"),
     ],
@@ -124,3 +132,148 @@ def test_line_ends_and_encodings_stay(folder: Folder) -> None:
         "import a\r\n", "import a\r\nfrom ephemport import port_map\r\n"
     )
     assert (folder.path / "test_it.py").read_bytes() == expected.encode("latin-1")
+
+
+def test_ids_agree_between_workers_and_stay_as_they_were(folder: Folder) -> None:
+    """What is made of a port may be a test's argument: ids show the number that was written."""
+    folder.write(
+        test_it="""
+        import enum
+        import socket
+
+        import pytest
+
+        PORT = 9001
+        URL = f"http://127.0.0.1:{PORT}/"
+
+
+        class Ports(enum.IntEnum):
+            ONE = 9001
+
+
+        def listen():
+            return socket.create_server(("127.0.0.1", PORT))
+
+
+        @pytest.fixture(params=[PORT, b"127.0.0.1:%d" % PORT])
+        def param(request):
+            return request.param
+
+
+        @pytest.mark.parametrize("url, port", [(URL, PORT), ("x", Ports.ONE), (90010, None)])
+        def test_it(url, port, param):
+            with listen():
+                assert param != url
+        """
+    )
+    before = folder.pytest("--collect-only", "-q").stdout.splitlines()[:6]
+    folder.migrate("--write")
+    after = folder.pytest("-n", "2")
+    assert sorted(after.outcomes) == sorted(before), after.stdout
+    assert set(after.outcomes.values()) == {"PASSED"}, after.stdout
+
+
+DEFAULTS = {
+    "product": """
+    from dataclasses import dataclass
+
+
+    @dataclass
+    class Settings:
+        name: str = "a"
+        port: int = 9001
+
+
+    def serve(settings=None):
+        return settings
+
+
+    class Client:
+        def __init__(self, port=9001): ...
+    """,
+    "setup": "from setuptools import setup\nsetup()\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("Settings()", "Settings(port=port_map[9001])"),
+        ("Settings('b')", "Settings('b', port=port_map[9001])"),
+        ("Settings('b', 9001)", "Settings('b', port_map[9001])"),
+        ("Settings(name='b',)", "Settings(name='b', port=port_map[9001])"),
+        (
+            "Settings(\n        name='b',\n    )",
+            "Settings(\n        name='b',\n        port=port_map[9001],\n    )",
+        ),
+    ],
+)
+def test_default_in_force_is_said_outright(folder: Folder, call: str, told: str) -> None:
+    """The product keeps its number, and the suite no longer relies on it."""
+    start = "from product import Settings, serve\n\ndef test_it():\n    serve_forever("
+    folder.write(**DEFAULTS)
+    (folder.path / "tests").mkdir()
+    target = folder.path / "tests" / "test_it.py"
+    target.write_text(f"{start}{call})\n    connect('127.0.0.1', 9001)\n")
+    product = folder.read("product.py")
+    folder.migrate("--write")
+    assert f"serve_forever({told})" in target.read_text()
+    assert "connect('127.0.0.1', port_map[9001])" in target.read_text()
+    assert folder.read("product.py") == product
+    assert "0 uses replaced" in folder.migrate("--write").stderr
+
+
+@pytest.mark.parametrize("call", ["Settings(**options)", "Settings(  # a\n)", "serve(Settings)"])
+def test_default_that_cannot_be_said_stays(folder: Folder, call: str) -> None:
+    folder.write(**DEFAULTS)
+    if call == "serve(Settings)":
+        folder.write(product=DEFAULTS["product"] + "\n    settings = Settings()\n")
+    (folder.path / "tests").mkdir()
+    target = folder.path / "tests" / "test_it.py"
+    target.write_text(f"from product import Settings\nstart({call})\nconnect('127.0.0.1', 9001)\n")
+    before = folder.snapshot()
+    done = folder.migrate("--write")
+    assert folder.snapshot() == before
+    assert "product.py:7 repeats it, which is no part of the suite" in done.stdout
+
+
+def test_what_the_suite_does_not_reach(folder: Folder) -> None:
+    """Examples, others' settings and Makefiles are about other numbers."""
+    folder.write(
+        **DEFAULTS,
+        example="start_server(9001)\n",
+        test_it="start_server(9001)\n",
+        pyproject_toml="""
+        [project]
+        name = "a"
+
+        [tool.pytest.ini_options]
+        markers = ["real: needs a server at localhost:9001"]
+        """,
+    )
+    (folder.path / "Makefile").write_text("serve:\n\tserve --port 9001\n")
+    (folder.path / ".github").mkdir()
+    (folder.path / ".github" / "ci.yaml").write_text("port: 9001\n")
+    folder.migrate("--write")
+    assert "start_server(port_map[9001])" in folder.read("test_it.py")
+    assert folder.read("example.py") == "start_server(9001)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mention"),
+    [
+        ("pytest.ini", "[pytest]\naddopts = --port 9001\n", ""),
+        ("run.sh", "serve --port 9001\n", "run(['./run.sh'])\n"),
+        ("docker-compose.yml", "ports: ['9001:80']\n", ""),
+        ("product.py", "bind(('127.0.0.1', 9001))\n", "run('python -m product'.split())\n"),
+    ],
+)
+def test_what_the_suite_reads_or_runs(folder: Folder, name: str, text: str, mention: str) -> None:
+    folder.write(setup="setup()\n")
+    (folder.path / name).write_text(text)
+    (folder.path / "tests").mkdir()
+    target = folder.path / "tests" / "test_it.py"
+    target.write_text(f"{mention}PORT = 9001\nURL = 'http://localhost:9001'\n")
+    done = folder.migrate("--write")
+    assert f"(left: {name}:" in done.stdout
+    assert "port_map" not in target.read_text()
