@@ -106,7 +106,12 @@ def _findings(decision: "Decision", codes: frozenset[str]) -> tuple[list[Finding
         if number.bound == "no" and number.number in WELL_KNOWN:
             continue
         for use in number.reported:
-            about = f"port {number.number} {_SAID[use.meaning.code]}"
+            if use.form == "range" and len(use.numbers) > 1:
+                if number.number != use.numbers[0]:
+                    continue
+                about = f"ports {use.numbers[0]} to {use.numbers[-1]} are hard-coded"
+            else:
+                about = f"port {number.number} {_SAID[use.meaning.code]}"
             if number.reason:
                 about += f" (left: {number.reason})"
             finding = Finding(use.path, use.line, use.column, use.meaning.code, about)

@@ -98,7 +98,7 @@ def meaning_of(
                     return Meaning(True, "yes", "EPH001"), ""
             child, level = container, level - 2
             continue
-        told, name = _surrounding(parent, child, host_before)
+        told, name = _surrounding(parent, child, host_before, number)
         if told == UNKNOWN and isinstance(parent, (cst.Assign, cst.AnnAssign)):
             # class Ports(IntEnum): HTTP = 9001
             owner = next((one for one in reversed(around) if isinstance(one, cst.ClassDef)), None)
@@ -181,7 +181,7 @@ def _argument(
 
 
 def _surrounding(
-    parent: cst.CSTNode, child: cst.CSTNode, host_before: bool
+    parent: cst.CSTNode, child: cst.CSTNode, host_before: bool, number: int
 ) -> tuple[Meaning | None, str]:
     if isinstance(parent, cst.DictElement):
         if child is parent.key:
@@ -204,13 +204,14 @@ def _surrounding(
         is_port = host_before or any(portish(name) or name == "p" for name in names)
         return (Meaning(True, _UNSAID, "EPH002") if is_port else UNKNOWN), ""
     if isinstance(parent, cst.Comparison):
-        return _compared(parent), ""
+        return _compared(parent, child, number), ""
     if isinstance(parent, cst.BinaryOperation):
         return _calculated(parent, child), ""
     if isinstance(parent, (cst.UnaryOperation, cst.Slice)):
         return QUANTITY, ""
     if isinstance(parent, cst.FunctionDef):
-        return UNKNOWN, ""
+        # def get_port(): return 9001
+        return Meaning(True, _UNSAID, "EPH002") if portish(parent.name.value) else UNKNOWN, ""
     if isinstance(parent, (cst.Return, cst.Yield)):
         return (Meaning(True, _UNSAID, "EPH003") if host_before else None), ""
     if isinstance(parent, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
@@ -228,7 +229,7 @@ def _by_name(name: str, host_before: bool, decides: bool = True) -> Meaning | No
     return UNKNOWN if decides else None
 
 
-def _compared(comparison: cst.Comparison) -> Meaning:
+def _compared(comparison: cst.Comparison, child: cst.CSTNode, number: int) -> Meaning:
     operators = [target.operator for target in comparison.comparisons]
     if any(
         isinstance(one, (cst.LessThan, cst.LessThanEqual, cst.GreaterThan, cst.GreaterThanEqual))
@@ -241,7 +242,19 @@ def _compared(comparison: cst.Comparison) -> Meaning:
         return Meaning(True)
     if any(map(is_quantity, names)):
         return QUANTITY
+    # add(5000, 101) == 5101: what is made of other numbers is no port.
+    if any(_has_other_numbers(side, number) for side in sides if side is not child):
+        return QUANTITY
     return UNKNOWN
+
+
+def _has_other_numbers(node: cst.BaseExpression, number: int) -> bool:
+    values = []
+    if isinstance(node, cst.Call):
+        values = [one.value for one in node.args]
+    elif isinstance(node, cst.BinaryOperation):
+        values = [node.left, node.right]
+    return any(isinstance(one, cst.Integer) and int(one.value, 0) != number for one in values)
 
 
 def _calculated(operation: cst.BinaryOperation, child: cst.CSTNode) -> Meaning | None:

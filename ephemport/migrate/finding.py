@@ -3,6 +3,7 @@
 import re
 import tokenize
 from bisect import bisect_right
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
 from ephemport.migrate import places, races
 from ephemport.migrate.contexts import dotted, last_name, meaning_of, text_of
+from ephemport.migrate.flowing import Flow
 from ephemport.migrate.functions import describe
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.texts import mentions
@@ -49,7 +51,9 @@ def read_file(path: Path) -> File:
         return file
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     _read_noqa(file)
-    module.visit(_Finder(file, cast("dict[cst.CSTNode, CodeRange]", positions)))
+    finder = _Finder(file, module, cast("dict[cst.CSTNode, CodeRange]", positions))
+    module.visit(finder)
+    finder.follow()
     return file
 
 
@@ -62,8 +66,13 @@ def _read_noqa(file: File) -> None:
 
 
 class _Finder(cst.CSTVisitor):
-    def __init__(self, file: File, positions: "dict[cst.CSTNode, CodeRange]") -> None:
+    def __init__(
+        self, file: File, module: cst.Module, positions: "dict[cst.CSTNode, CodeRange]"
+    ) -> None:
         self.file = file
+        self.flow = Flow(module, lambda node: positions[node].start.line)
+        # The uses that say nothing of themselves, and where each number stands.
+        self.unclear: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
         self.positions = positions
         self.stack: list[cst.CSTNode] = []
         ends = [match.end() for match in _NEW_LINE.finditer(file.source)]
@@ -78,6 +87,15 @@ class _Finder(cst.CSTVisitor):
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
         self.stack.pop()
+
+    def follow(self) -> None:
+        """Ask the names that unclear numbers are given to."""
+        names = {place: set(self.flow.targets(node, stack)) for place, node, stack in self.unclear}
+        self.flow.follow(set().union(*names.values()))
+        for place, given_to in names.items():
+            meaning = self.flow.meaning(given_to)
+            if meaning is not None:
+                self.file.uses[place] = replace(self.file.uses[place], meaning=meaning)
 
     # numbers
 
@@ -252,6 +270,11 @@ class _Finder(cst.CSTVisitor):
                 places.is_fallback(self.stack),
             )
         )
+        if meaning.port is None and node is not None:
+            around = self.stack if node is not self.stack[-1] else self.stack[:-1]
+            while around and node in around:
+                around = around[:-1]
+            self.unclear.append((len(self.file.uses) - 1, node, list(around)))
         self._note_default(numbers, line)
 
     def _note_default(self, numbers: tuple[int, ...], line: int, alias: str = "") -> None:
@@ -317,6 +340,7 @@ class _Finder(cst.CSTVisitor):
     def look_at_FunctionDef(self, node: cst.FunctionDef) -> None:  # noqa: N802
         if "getsockname" in self.file.source:
             races.look_at_function(node, self.report)
+        self.flow.note_function(node, self.stack)
         callee, names = places.signature(node, self.stack)
         if any(map(portish, names)):
             self.file.signatures.setdefault(callee, set()).add(names)

@@ -84,6 +84,64 @@ def test_all_or_nothing(folder: Folder, body: str, reason: str) -> None:
     assert reason in done.stdout
 
 
+SERVE = """
+def serve(n):
+    return socket.create_server(("127.0.0.1", n))
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "for i in range(9001, 9004):\n    serve(i)",
+            "[port_map[port] for port in range(9001, 9004)]",
+        ),
+        ("for i, n in enumerate([9001]):\n    serve(n)", "enumerate([port_map[9001]])"),
+        ("ns = [9001]\n[serve(n) for n in ns]", "ns = [port_map[9001]]"),
+        (
+            "class Pool:\n    _next = 9001\n    @classmethod\n    def take(cls):\n"
+            "        cls._next += 1\n        return cls._next\nserve(Pool.take())",
+            "_next = port_map[9001]",
+        ),
+        (
+            "last = 9001\ndef fresh():\n    global last\n    last += 1\n    return last\n"
+            "def test():\n    n = fresh()\n    serve(n)",
+            "last = port_map[9001]",
+        ),
+        ("ns = iter(range(9001, 9003))\nserve(next(ns))", "port in range(9001, 9003)])"),
+        ("def number(): return 9001\nserve(number())", "return port_map[9001]"),
+        (
+            "def get_port(): return 9001\nURL = '127.0.0.1:9001'\nserve(9001)",
+            "return port_map[9001]",
+        ),
+        ("def setUp(self):\n    self.n = 9001\n    serve(self.n)", "self.n = port_map[9001]"),
+        ("pool = set()\npool.add(9001)\nserve(pool.pop())", "pool.add(port_map[9001])"),
+    ],
+)
+def test_names_are_followed(folder: Folder, before: str, after: str) -> None:
+    """A number that says nothing of itself is what its variable is used for."""
+    folder.write(test_it=f"import socket\n{SERVE}\n{before}\n")
+    [source] = migrate([folder.path], style="map").after.values()
+    assert after in source
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = 9001\nm = 9002\nserve(m)\nprint(n)",
+        "def f():\n    n = 9001\n    return n\ndef g(n):\n    serve(n)\ng(9002)\nassert f() == 3",
+        "assert add(5000, 4001) == 9001\nserve(9001)",
+        "assert 4000 + 5001 == 9001\nserve(9001)",
+    ],
+)
+def test_names_of_something_else(folder: Folder, body: str) -> None:
+    folder.write(test_it=f"import socket\n{SERVE}\n{body}\n")
+    source = next(iter(migrate([folder.path], style="map").after.values()))
+    assert "== 9001" in source or "n = 9001" in source
+
+
 def test_elsewhere(folder: Folder) -> None:
     """What is no Python, or cannot be read, keeps its numbers everywhere."""
     folder.write(

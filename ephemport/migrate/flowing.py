@@ -1,0 +1,258 @@
+"""Where a number goes that says nothing of itself: through variables, to something that tells.
+
+`n = 9001`, `for n in (9001, 9002)`, `_next = 9001` with a method that counts on, `return 9001`:
+what is done with the name says what the number is. A name is followed within its file, for as many
+steps as people take.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import libcst as cst
+
+from ephemport.migrate.contexts import last_name, meaning_of
+from ephemport.migrate.uses import Meaning
+from ephemport.migrate.words import converts
+
+_STEPS = 5
+_TAKES = ("pop", "popleft", "get", "get_nowait")
+_PASSES_ON = ("range", "count", "append", "add", "put", "cycle")
+
+
+class Name(NamedTuple):
+    """A variable of the outermost function that begins at `line`.
+
+    Where that is None: a variable of the module, an attribute, or what a function returns.
+    """
+
+    line: int | None
+    name: str
+
+
+Lines = Callable[[cst.CSTNode], int]
+
+
+class Flow:
+    """The names of one module that numbers go to, and what is done with them."""
+
+    def __init__(self, module: cst.Module, line_of: Lines) -> None:
+        self.module = module
+        self.line_of = line_of
+        self.parameters: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+        self.told: dict[Name, set[str]] = defaultdict(set)
+        self.own: dict[int, set[str]] = {}
+        self.leads: dict[Name, set[Name]] = defaultdict(set)
+
+    def note_function(self, node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> None:
+        """A function of the module, whose parameters take what it is called with."""
+        names = [one.name.value for one in (*node.params.posonly_params, *node.params.params)]
+        if names[:1] in (["self"], ["cls"]):
+            names = names[1:]
+        line = self.line_of(next((f for f in stack if isinstance(f, cst.FunctionDef)), node))
+        callee = node.name.value
+        if callee == "__init__":
+            owner = [one for one in stack if isinstance(one, cst.ClassDef)]
+            callee = owner[-1].name.value if owner else callee
+        self.parameters[callee].append((line, names))
+
+    def follow(self, names: set[Name]) -> None:
+        """Read what the module does with these names, and with those that they lead to."""
+        known: set[Name] = set()
+        for _ in range(_STEPS):
+            names = names - known
+            if not names:
+                return
+            known |= names
+            self.module.visit(_Loads(self, names))
+            names = {after for name in names for after in self.leads[name]}
+
+    def meaning(self, names: set[Name]) -> Meaning | None:
+        """What becomes of the names in the end; None if nothing tells that it is a port."""
+        found: set[str] = set()
+        seen: set[Name] = set()
+        while names:
+            seen |= names
+            for name in names:
+                found |= self.told[name]
+            names = {after for name in names for after in self.leads[name]} - seen
+        if not found:
+            return None
+        side = next(one for one in ("yes", "maybe", "no") if one in found)
+        return Meaning(True, side, "EPH002")
+
+    def targets(self, node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> Iterator[Name]:
+        """The names that the value of `node` is given to. stack: its ancestors."""
+        level = len(stack) - 1
+        while level >= 0:
+            parent = stack[level]
+            if isinstance(parent, cst.Arg):
+                call = stack[level - 1]
+                if not isinstance(call, cst.Call):
+                    return
+                callee = last_name(call.func)
+                if not converts(callee) and callee not in _PASSES_ON:
+                    yield from self._parameter(parent, call, callee)
+                    return
+                if callee in ("append", "add", "put") and isinstance(call.func, cst.Attribute):
+                    yield from self._names(call.func.value, stack)
+                    return
+                node, level = call, level - 2
+                continue
+            if isinstance(parent, (cst.Assign, cst.AnnAssign, cst.NamedExpr, cst.AugAssign)):
+                if isinstance(parent, cst.Assign):
+                    for target in parent.targets:
+                        yield from self._names(target.target, stack)
+                else:
+                    yield from self._names(parent.target, stack)
+                return
+            if isinstance(parent, (cst.For, cst.CompFor)):
+                if node is parent.iter:
+                    yield from self._names(parent.target, stack)
+                return
+            if isinstance(parent, (cst.Return, cst.Yield)):
+                functions = [one for one in stack if isinstance(one, cst.FunctionDef)]
+                if functions:
+                    yield Name(None, functions[-1].name.value)
+                return
+            if isinstance(parent, (cst.BaseStatement, cst.BaseSmallStatement, cst.Comparison)):
+                return
+            if isinstance(parent, (cst.Subscript, cst.FormattedStringExpression, cst.Attribute)):
+                return
+            node = parent
+            level -= 1
+
+    def _parameter(self, arg: cst.Arg, call: cst.Call, callee: str) -> Iterator[Name]:
+        place = list(call.args).index(arg)
+        for line, names in self.parameters.get(callee, ()):
+            if arg.keyword is not None:
+                if arg.keyword.value in names:
+                    yield Name(line, arg.keyword.value)
+            elif place < len(names):
+                yield Name(line, names[place])
+
+    def _names(self, place: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> Iterator[Name]:
+        if isinstance(place, (cst.Tuple, cst.List)):
+            for element in place.elements:
+                yield from self._names(element.value, stack)
+        elif isinstance(place, cst.Attribute):
+            yield Name(None, place.attr.value)
+        elif isinstance(place, cst.Name):
+            yield self.local(place.value, stack)
+
+    def local(self, name: str, stack: Sequence[cst.CSTNode]) -> Name:
+        """A plain name where it is written: the function's, unless that calls it global."""
+        function = next((one for one in stack if isinstance(one, cst.FunctionDef)), None)
+        if function is None:
+            return Name(None, name)
+        line = self.line_of(function)
+        if line not in self.own:
+            reader = _Own()
+            function.visit(reader)
+            self.own[line] = reader.bound - reader.outer
+        return Name(line if name in self.own[line] else None, name)
+
+
+class _Own(cst.CSTVisitor):
+    """The names that a function binds itself."""
+
+    def __init__(self) -> None:
+        self.bound: set[str] = set()
+        self.outer: set[str] = set()
+
+    def _bind(self, target: cst.CSTNode) -> None:
+        if isinstance(target, cst.Name):
+            self.bound.add(target.value)
+        elif isinstance(target, (cst.Tuple, cst.List)):
+            for element in target.elements:
+                self._bind(element.value)
+
+    def visit_Param(self, node: cst.Param) -> None:  # noqa: N802
+        self._bind(node.name)
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_AugAssign(self, node: cst.AugAssign) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_NamedExpr(self, node: cst.NamedExpr) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_For(self, node: cst.For) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_CompFor(self, node: cst.CompFor) -> None:  # noqa: N802
+        self._bind(node.target)
+
+    def visit_AsName(self, node: cst.AsName) -> None:  # noqa: N802
+        self._bind(node.name)
+
+    def visit_Global(self, node: cst.Global) -> None:  # noqa: N802
+        self.outer |= {item.name.value for item in node.names}
+
+
+class _Loads(cst.CSTVisitor):
+    """Visits where some names are read."""
+
+    def __init__(self, flow: Flow, names: set[Name]) -> None:
+        self.flow = flow
+        self.names = names
+        self.texts = {name.name for name in names}
+        self.stack: list[cst.CSTNode] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.Name) and node.value in self.texts:
+            self.look_at(node)
+        self.stack.append(node)
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        self.stack.pop()
+
+    def look_at(self, node: cst.Name) -> None:
+        used: cst.CSTNode = node
+        around = self.stack[:]
+        if around and isinstance(around[-1], cst.Attribute):
+            if around[-1].attr is not node:
+                name = self.flow.local(node.value, around)
+            else:
+                name = Name(None, node.value)
+                used = around.pop()
+        else:
+            name = self.flow.local(node.value, around)
+        if name not in self.names or not around:
+            return
+        if (isinstance(around[-1], cst.Attribute) and around[-1].attr.value in _TAKES) or (
+            isinstance(around[-1], cst.Subscript) and around[-1].value is used
+        ):
+            used = around.pop()
+        if isinstance(around[-1], (cst.AssignTarget, cst.Param, cst.FunctionDef, cst.Attribute)):
+            return
+        if around and isinstance(around[-1], cst.Call) and around[-1].func is used:
+            used = around.pop()  # what it returns
+        if isinstance(around[-1], cst.Await):
+            used = around.pop()
+        if isinstance(around[-1], cst.FormattedStringExpression):
+            if _is_port_in(around[-1], around):
+                self.flow.told[name].add("no")
+            return
+        meaning, _ = meaning_of(used, around)
+        if meaning.port:
+            self.flow.told[name].add(meaning.binds)
+        elif meaning.port is None:
+            self.flow.leads[name] |= set(self.flow.targets(used, around))
+
+
+def _is_port_in(expression: cst.CSTNode, around: Sequence[cst.CSTNode]) -> bool:
+    """Whether `f"http://host:{n}"` has it behind a colon."""
+    whole = around[-2] if len(around) > 1 else None
+    if not isinstance(whole, cst.FormattedString):
+        return False
+    place = next(n for n, part in enumerate(whole.parts) if part is expression)
+    before = whole.parts[place - 1] if place else None
+    text = before.value if isinstance(before, cst.FormattedStringText) else ""
+    return text.endswith(":") and ("://" in text or "localhost" in text or "127.0.0.1" in text)
