@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from typing import SupportsIndex
 
 from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
-from ephemport._listeners import checked_port
+from ephemport._kernel.processes import descendants
+from ephemport._listeners import checked_port, listeners
 from ephemport._lock import lock
 from ephemport._reservation import Reservation, reserve_from
 
@@ -38,6 +39,8 @@ _ENOUGH = 500
 # What a suite's numbers are likely to be, seen from the first of them.
 _AROUND = range(-50, 200)
 
+# How far programs count from a port of theirs for the next one.
+_FAR = 20
 _DIGITS = re.compile(r"(?<!\d)\d{4,5}(?!\d)")
 
 
@@ -115,6 +118,9 @@ class PortMap(Mapping[int, int]):
         if lane is not None:
             numbers, shift = lane
             wanted = numbers[(key + shift) % len(numbers)]
+            if self._is_counted_from(key) and _is_ours(wanted):
+                # BASE + 1 was computed, and its server is up already.
+                return wanted
             others = random.sample(numbers, min(50, len(numbers)))
             request = Request(port=(wanted, *others, 0), handoff="shadow")
         reservation = reserve_from(allocator.source("testing"), request)
@@ -122,6 +128,9 @@ class PortMap(Mapping[int, int]):
             reservation._hold.open()
         self._reservations.append(reservation)
         return reservation.port
+
+    def _is_counted_from(self, key: int) -> bool:
+        return any(key - _FAR <= other <= key + _FAR for other in self._numbers)
 
     def _lane_around(self, key: int) -> tuple[range, int] | None:
         """Numbers outside the ephemeral range, and how far this worker's are shifted in them."""
@@ -163,6 +172,17 @@ def _inherited(key: int) -> int | None:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ValueError(f"the environment's {PREFIX}{key}={text!r} is no port")
     return int(text)
+
+
+def _is_ours(number: int) -> bool:
+    """Whether this process, or a child, has a server on the number already."""
+    try:
+        if not (found := listeners(number)):
+            return False
+    except OSError:
+        return False
+    own = {os.getpid(), *descendants(os.getpid())}
+    return any(listener.pid in own for listener in found)
 
 
 def _free_shift(numbers: range, key: int) -> int:

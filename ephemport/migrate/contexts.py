@@ -1,8 +1,10 @@
 """What a number means where it stands: read outwards from the literal until something tells."""
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import libcst as cst
+import libcst.matchers as m
 
 from ephemport.migrate.uses import QUANTITY, UNKNOWN, Meaning
 from ephemport.migrate.words import (
@@ -18,6 +20,10 @@ from ephemport.migrate.words import (
 )
 
 _UNSAID = "maybe"
+# Below this, a number that is added counts ports: 9001 + 1.
+_FEW = 20
+_KEYED = ("get", "getenv", "setdefault", "setenv", "pop", "setitem", "setattr")
+_STARTS = ("start", "run", "serve", "serve_forever", "listen", "launch", "begin")
 
 
 def dotted(node: cst.CSTNode) -> str:
@@ -66,6 +72,8 @@ def meaning_of(
 
     around: its ancestors, the outermost first. number: what stands there, if it is a number.
     """
+    if number and any(map(_is_reckoning, around)):
+        return QUANTITY, ""
     host_before = False
     column: int | None = None  # where in a row of parametrize it stands
     child = node
@@ -77,7 +85,13 @@ def meaning_of(
             if isinstance(call, cst.Call):
                 if last_name(call.func) == "parametrize":
                     return _parametrized(call, column), ""
+                if dotted(call) == "pytest.param" and parent.keyword is None:
+                    column = list(call.args).index(parent)
+                    child, level = call, level - 2
+                    continue
                 told, name = _argument(parent, call, host_before, number)
+                if told is not None and told.binds == "maybe" and _is_started(call, around):
+                    told = told._replace(binds="yes")
                 if told is not None:
                     return told, name
                 child, level = call, level - 2
@@ -93,12 +107,12 @@ def meaning_of(
                 if place and is_host(elements[place - 1].value):
                     host_before = True
                 elif place and (before := text_of(elements[place - 1].value)).startswith("-"):
-                    return _after_option(before), ""
+                    return _after_option(before, _is_process(around[:level])), ""
                 elif place and text_of(elements[place - 1].value) == "http.server":
                     return Meaning(True, "yes", "EPH001"), ""
             child, level = container, level - 2
             continue
-        told, name = _surrounding(parent, child, host_before, number)
+        told, name = _surrounding(parent, child, host_before)
         if told == UNKNOWN and isinstance(parent, (cst.Assign, cst.AnnAssign)):
             # class Ports(IntEnum): HTTP = 9001
             owner = next((one for one in reversed(around) if isinstance(one, cst.ClassDef)), None)
@@ -109,6 +123,15 @@ def meaning_of(
         child = parent
         level -= 1
     return UNKNOWN, ""
+
+
+def _is_started(call: cst.Call, around: Sequence[cst.CSTNode]) -> bool:
+    """Whether `Relay(9001).start()` begins here, or `with Relay(9001)`."""
+    place = next(n for n, one in enumerate(around) if one is call)
+    above = around[place - 1] if place else None
+    if isinstance(above, cst.Attribute):
+        return above.attr.value in _STARTS
+    return isinstance(above, cst.WithItem)
 
 
 def parameter_names(call: cst.Call) -> list[str]:
@@ -127,9 +150,15 @@ def _parametrized(call: cst.Call, column: int | None) -> Meaning:
     return Meaning(True, _UNSAID, "EPH002")
 
 
-def _after_option(option: str) -> Meaning:
+def _is_process(around: Sequence[cst.CSTNode]) -> bool:
+    """Whether a list is the command line of something that stays."""
+    call = next((one for one in reversed(around) if isinstance(one, cst.Call)), None)
+    return call is not None and last_name(call.func) in ("Popen", "create_subprocess_exec")
+
+
+def _after_option(option: str, starts: bool = False) -> Meaning:
     if option == "-p" or portish(option):
-        return Meaning(True, _UNSAID, "EPH002")
+        return Meaning(True, "yes" if starts else _UNSAID, "EPH002")
     return QUANTITY if is_quantity(option) else UNKNOWN
 
 
@@ -163,7 +192,8 @@ def _argument(
         return (QUANTITY if is_round(number) else UNKNOWN), ""
     if converts(callee):
         return None, ""
-    if callee in ("get", "getenv", "setdefault", "setenv", "pop", "setitem", "setattr") and before:
+    sets = callee in _KEYED or dotted(call).endswith("patch.object")
+    if sets and before:
         key = text_of(before[-1].value)
         return (Meaning(True, _UNSAID, "EPH002") if portish(key) else UNKNOWN), key
     if before and (option := text_of(before[-1].value)).startswith("-"):
@@ -181,7 +211,7 @@ def _argument(
 
 
 def _surrounding(
-    parent: cst.CSTNode, child: cst.CSTNode, host_before: bool, number: int
+    parent: cst.CSTNode, child: cst.CSTNode, host_before: bool
 ) -> tuple[Meaning | None, str]:
     if isinstance(parent, cst.DictElement):
         if child is parent.key:
@@ -204,7 +234,7 @@ def _surrounding(
         is_port = host_before or any(portish(name) or name == "p" for name in names)
         return (Meaning(True, _UNSAID, "EPH002") if is_port else UNKNOWN), ""
     if isinstance(parent, cst.Comparison):
-        return _compared(parent, child, number), ""
+        return _compared(parent), ""
     if isinstance(parent, cst.BinaryOperation):
         return _calculated(parent, child), ""
     if isinstance(parent, (cst.UnaryOperation, cst.Slice)):
@@ -229,7 +259,7 @@ def _by_name(name: str, host_before: bool, decides: bool = True) -> Meaning | No
     return UNKNOWN if decides else None
 
 
-def _compared(comparison: cst.Comparison, child: cst.CSTNode, number: int) -> Meaning:
+def _compared(comparison: cst.Comparison) -> Meaning:
     operators = [target.operator for target in comparison.comparisons]
     if any(
         isinstance(one, (cst.LessThan, cst.LessThanEqual, cst.GreaterThan, cst.GreaterThanEqual))
@@ -242,27 +272,38 @@ def _compared(comparison: cst.Comparison, child: cst.CSTNode, number: int) -> Me
         return Meaning(True)
     if any(map(is_quantity, names)):
         return QUANTITY
-    # add(5000, 101) == 5101: what is made of other numbers is no port.
-    if any(_has_other_numbers(side, number) for side in sides if side is not child):
-        return QUANTITY
     return UNKNOWN
 
 
-def _has_other_numbers(node: cst.BaseExpression, number: int) -> bool:
-    values = []
-    if isinstance(node, cst.Call):
-        values = [one.value for one in node.args]
-    elif isinstance(node, cst.BinaryOperation):
-        values = [node.left, node.right]
-    return any(isinstance(one, cst.Integer) and int(one.value, 0) != number for one in values)
+def _is_reckoned(node: cst.CSTNode) -> bool:
+    """Whether one number is made of two others, as in add(5000, 101) == 5101."""
+    found = [int(one.value, 0) for one in m.findall(node, m.Integer()) if _is_integer(one)]
+    numbers = sorted({number for number in found if number > _FEW})
+    if not 2 <= len(numbers) <= 5:
+        return False
+    pairs = [(one, other) for one in numbers for other in numbers]
+    return any(one + other in numbers or one * other in numbers for one, other in pairs)
+
+
+def _is_reckoning(node: cst.CSTNode) -> bool:
+    checks = isinstance(node, cst.Comparison) or (
+        isinstance(node, cst.Call) and last_name(node.func).startswith("assert")
+    )
+    return checks and _is_reckoned(node)
+
+
+def _is_integer(node: cst.CSTNode) -> TypeGuard[cst.Integer]:
+    return isinstance(node, cst.Integer)
 
 
 def _calculated(operation: cst.BinaryOperation, child: cst.CSTNode) -> Meaning | None:
     """None when it may be a base from which ports are counted: what is outside decides."""
     if isinstance(operation.operator, cst.Modulo) and child is operation.right:
         text = operation.left
+        while isinstance(text, cst.BinaryOperation):
+            text = text.left
         is_text = isinstance(text, (cst.SimpleString, cst.ConcatenatedString))
-        return UNKNOWN if is_text else QUANTITY
+        return UNKNOWN if is_text or last_name(text).isupper() else QUANTITY
     if not isinstance(operation.operator, (cst.Add, cst.Subtract)):
         return None if isinstance(child, cst.Tuple) else QUANTITY
     other = operation.left if child is operation.right else operation.right

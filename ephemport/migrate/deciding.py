@@ -1,5 +1,6 @@
 """What becomes of each number: the same everywhere, or nothing anywhere (the package has why)."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,7 @@ class Decision:
         self.product = [files[path] for path in sorted(reached.python - suite)]
         self._identifiers = set[str]().union(*(file.identifiers for file in self.suite))
         self._names_in_strings = set[str]().union(*(file.names_in_strings for file in self.suite))
+        self._binders = self._all_binders()
         self._defaults = Defaults(self.product, self.suite)
         self.numbers = self._numbers()
         for number in self.numbers.values():
@@ -71,7 +73,9 @@ class Decision:
         for value, number in self.numbers.items():
             if number.bound == "no" and value not in WELL_KNOWN:
                 # A server out of sight may bind the port after its own.
-                number.base = next((value - n for n in _STEPS if value - n in sure), 0)
+                steps = (value - n for n in _STEPS if value - n in sure)
+                near = (self.numbers[base] for base in steps)
+                number.base = next((one.number for one in near if _share_files(one, number)), 0)
                 number.bound = "maybe" if number.base else "no"
             number.reason = self._reason(number)
         self._keep_neighbours_together()
@@ -79,6 +83,18 @@ class Decision:
     def converted(self) -> list[Number]:
         """The numbers that change."""
         return [number for number in self.numbers.values() if not number.reason]
+
+    def is_near_computed(self, number: Number) -> bool:
+        """Whether others may be computed from this number, or this one from others."""
+        ranges = {
+            value
+            for other in self.converted()
+            for use in other.uses
+            if use.form == "range"
+            for value in use.numbers
+        }
+        near = range(number.number - _FAR, number.number + _FAR + 1)
+        return any(value in near for value in self.bases | ranges)
 
     # which uses count
 
@@ -93,12 +109,19 @@ class Decision:
                         counted.add(value)
                     else:
                         found.setdefault(value, Number(value)).uses.append(use)
+        computed = {
+            name
+            for file in self.suite
+            for name, distance in file.computed.items()
+            if distance <= _FAR
+        }
         bases = {
             use.numbers[0]
             for number in found.values()
             for use in number.uses
-            if use.form in ("sum", "count") and use.meaning.port
+            if (use.form in ("sum", "count") or use.name in computed) and use.meaning.port
         }
+        self.bases = bases
         kept: dict[int, Number] = {}
         for value, number in found.items():
             tainted = self._made_of(number)
@@ -113,7 +136,7 @@ class Decision:
     def _told_by_signature(self, use: Use) -> Use:
         """A number that is passed by position, to a parameter whose name says what it is."""
         callee, place = use.argument
-        if use.meaning.port is not None or not callee:
+        if use.meaning.port is not None or not callee or place < 0:
             return use
         names = {
             names[place]
@@ -190,16 +213,33 @@ class Decision:
         for use in number.uses:
             if use.meaning.port:
                 told |= self._binds(use)
-        if "yes" in told:
-            return "yes"
-        return "maybe" if "maybe" in told and number.number not in WELL_KNOWN else "no"
+        return next(side for side in ("yes", "maybe", "no") if side in {*told, "no"})
+
+    def _all_binders(self) -> set[str]:
+        """The classes and functions that bind what they are given, directly or through others."""
+        found = set[str]().union(*(file.binders for file in (*self.suite, *self.product)))
+        grown = True
+        while grown:
+            more = {
+                name
+                for file in (*self.suite, *self.product)
+                for name, calls in file.calls_within.items()
+                if name[:1].isupper() and calls & found
+            }
+            grown = not more <= found
+            found |= more
+        return {name for name in found if not name.startswith("test")}
 
     def _binds(self, use: Use) -> set[str]:
         told = {use.meaning.binds}
+        if use.meaning.binds == "maybe" and use.argument[0] in self._binders:
+            return {"yes"}
         if use.name and use.name.isidentifier():
             used = set[str]()
             for file in self.suite:
                 used |= file.name_binds.get(use.name, set())
+                if file.name_callees.get(use.name, set()) & self._binders:
+                    return {"yes"}
             if "yes" in used:
                 return {"yes"}
             # A constant that only clients use, and nothing else, proves nothing.
@@ -266,8 +306,13 @@ class Decision:
             if file.unreadable and str(number.number) in _raw(file.path):
                 return f"{shown(file.path, self.root)} repeats it, which cannot be read"
         islands = partial(self._islands, number)
-        use = self._defaults.in_force(number.number, number.uses, number.bound, islands)
-        return f"{self._place(use)} repeats it, which is no part of the suite" if use else ""
+        uses = self._defaults.in_force(number.number, number.uses, number.bound, islands)
+        places = list(dict.fromkeys(map(self._place, uses)))
+        if not places:
+            return ""
+        others = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        repeat = "repeat" if len(places) > 1 else "repeats"
+        return f"{', '.join(places[:3])}{others} {repeat} it, which is no part of the suite"
 
     def _depends_on_it(self, number: Number) -> str:
         made = self._made_of(number)
@@ -296,6 +341,10 @@ class Decision:
         return ""
 
     def _unbound(self, number: Number) -> str:
+        if number.bound == "maybe" and number.number in WELL_KNOWN:
+            near = {number.number + step for step in range(-3, 4)} - {number.number}
+            if not any(self.numbers[value].bound == "yes" for value in near & set(self.numbers)):
+                return "it is the usual port of a service, which nothing here is seen to start"
         if number.bound != "no" or not any(use.meaning.port for use in number.uses):
             return ""
         return "nothing here binds it"
@@ -320,6 +369,9 @@ class Decision:
                 other = self.numbers.get(value)
                 if other is not None and other.reason and other.bound != "no":
                     return f"{self._place(use)} computes it with {value}, which stays"
+        for value in range(number.number - _FAR, number.number):
+            if value in self.bases and value in self.numbers and self.numbers[value].reason:
+                return f"it may be counted from {value}, which stays"
         if number.base and self.numbers[number.base].reason:
             return f"it seems to follow from {number.base}, which stays"
         if number.bound == "no":
@@ -333,8 +385,10 @@ class Decision:
 
     def runs_apart(self, file: File) -> bool:
         """Whether a file is run, or imported again, in a process that the suite starts."""
+        # A child of multiprocessing imports the module of its target, and what that imports.
         if any(one.imports_itself for one in self.suite):
-            return True
+            if file.imports_itself or not is_test_file(file.path):
+                return True
         return any(one.starts_processes for one in self.suite) and self.is_script(file)
 
     def is_script(self, file: File) -> bool:
@@ -347,6 +401,13 @@ class Decision:
 
     def _place(self, use: Use) -> str:
         return f"{shown(use.path, self.root)}:{use.line}"
+
+
+def _share_files(one: Number, other: Number) -> bool:
+    """Whether two numbers are used in one file, or the one in what every file shares."""
+    paths = {use.path for use in one.uses}
+    shared = any(not re.fullmatch(r"test_.*|.*_test\.py", path.name) for path in paths)
+    return shared or not paths.isdisjoint(use.path for use in other.uses)
 
 
 def _is_island(function: Function, tainted: set[str]) -> bool:

@@ -54,10 +54,9 @@ class Defaults:
                 )
         return list(dict.fromkeys(found))
 
-    def in_force(
-        self, number: int, uses: Sequence[Use], bound: str, islands: Islands
-    ) -> Use | None:
-        """A use of the number in the product that the suite does not put out of force."""
+    def in_force(self, number: int, uses: Sequence[Use], bound: str, islands: Islands) -> list[Use]:
+        """The uses of the number in the product that the suite does not put out of force."""
+        found: list[Use] = []
         self._given = {(use.path, use.end + 1) for use in uses if use.form == "argument"}
         self._islands, self._bound = islands, bound
         for file in self.product:
@@ -66,8 +65,8 @@ class Defaults:
                     continue
                 unclear = use.meaning.port is None and (is_round(number) or bound == "yes")
                 if not unclear and not self._is_overridden(file, use, number, uses, bound):
-                    return use
-        return None
+                    found.append(use)
+        return found
 
     def _is_overridden(
         self, file: File, use: Use, number: int, uses: Sequence[Use], bound: str
@@ -76,7 +75,7 @@ class Defaults:
         if own:
             return all(self._is_settled(one) for one in own)
         said_outright = bound == "yes" and any(
-            one.name == use.name and one.form != "argument" and one.meaning.binds != "no"
+            one.name == use.name and one.form != "argument" and one.meaning.binds == "yes"
             for one in uses
         )
         if use.name.startswith("-") or (use.name.isupper() and use.name in self.strings):
@@ -87,7 +86,9 @@ class Defaults:
         if use.name and use.name not in self.identifiers:
             alias = [one for each in self.product for one in each.defaults if one.alias == use.name]
             passed = any(use.name in each.name_binds for each in self.product)
-            if alias and not passed:
+            if passed:
+                return False
+            if alias:
                 return all(self._is_settled(one) for one in alias)
             return bound == "yes" and not self._is_run(file)
         return said_outright
@@ -106,11 +107,12 @@ class Defaults:
             use.name
             for file in self.product
             for use in file.uses
-            if use.numbers == (number,) and use.function is None and use.name
+            if use.numbers == (number,) and use.form == "int" and not use.function and use.name
         }
         for file in self.product:
             for default in file.defaults:
-                if default.numbers == (number,) or (default.alias and default.alias in constants):
+                said = default.numbers == (number,) and not default.is_text
+                if said or (default.alias and default.alias in constants):
                     yield default
 
     def _is_settled(self, default: Default) -> bool:

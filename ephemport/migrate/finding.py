@@ -18,7 +18,7 @@ from ephemport.migrate.functions import describe
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.texts import mentions
 from ephemport.migrate.uses import File, Finding, Meaning, Supplied, Use
-from ephemport.migrate.words import PORTS, portish
+from ephemport.migrate.words import PORTS, binds, note_binding, portish
 
 _NOQA = re.compile(r"#\s*noqa(?P<codes>:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*)?", re.I)
 _NEW_LINE = re.compile(r"\r\n|\r|\n")
@@ -275,12 +275,14 @@ class _Finder(cst.CSTVisitor):
             while around and node in around:
                 around = around[:-1]
             self.unclear.append((len(self.file.uses) - 1, node, list(around)))
-        self._note_default(numbers, line)
+        self._note_default(numbers, line, is_text=node is None)
 
-    def _note_default(self, numbers: tuple[int, ...], line: int, alias: str = "") -> None:
+    def _note_default(
+        self, numbers: tuple[int, ...], line: int, alias: str = "", is_text: bool = False
+    ) -> None:
         default = places.default_at(self.stack, numbers, line, alias)
         if default is not None:
-            self.file.defaults.append(default)
+            self.file.defaults.append(default._replace(is_text=is_text))
 
     def _function(self) -> tuple[int | None, int | None]:
         for place, node in enumerate(self.stack):
@@ -324,8 +326,19 @@ class _Finder(cst.CSTVisitor):
         meaning, _ = meaning_of(used, around)
         if isinstance(around[-1], cst.FormattedStringExpression):
             meaning = Meaning(True, "no")
+        if isinstance(around[-1], cst.Arg) and isinstance(around[-2], cst.Call):
+            callee = last_name(around[-2].func)
+            self.file.name_callees.setdefault(name, set()).add(callee)
+            if meaning.port is None and around[-1].keyword is None:
+                # Named as a port is, and passed to something of which nothing is known.
+                meaning = Meaning(True, binds(callee))
         if meaning.port:
             self.file.name_binds.setdefault(name, set()).add(meaning.binds)
+
+    def look_at_AugAssign(self, node: cst.AugAssign) -> None:  # noqa: N802
+        name = last_name(node.target)
+        if name and isinstance(node.operator, (cst.AddAssign, cst.SubtractAssign)):
+            self.file.computed[name] = max(1, self.file.computed.get(name, 0))
 
     def _note_computed(self, name: str, node: cst.CSTNode, operation: cst.BinaryOperation) -> None:
         other = operation.left if operation.right is node else operation.right
@@ -389,6 +402,14 @@ class _Finder(cst.CSTVisitor):
                 isinstance(node.func, cst.Name),
             )
         )
+        around = [
+            one.name.value
+            for one in self.stack
+            if isinstance(one, (cst.FunctionDef, cst.ClassDef)) and one.name.value != callee
+        ]
+        note_binding(callee, around, self.file.binders)
+        for name in around:
+            self.file.calls_within.setdefault(name, set()).add(callee)
         races.note_process(node, self.file)
         if callee in ("randint", "randrange") and meaning_of(node, self.stack)[0].port:
             self.report(

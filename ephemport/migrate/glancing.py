@@ -40,6 +40,7 @@ def glance(file: File) -> bool:
     except (SyntaxError, ValueError, RecursionError):
         return False
     calls: list[ast.Call] = []
+    named: list[tuple[str, int, int]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             file.identifiers.add(node.id)
@@ -47,6 +48,7 @@ def glance(file: File) -> bool:
             file.identifiers.add(node.attr)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             file.identifiers.add(node.name)
+            named.append((node.name, node.lineno, node.end_lineno or node.lineno))
             if isinstance(node, ast.ClassDef):
                 file.classes[node.name] = [ast.unparse(base) for base in node.bases]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -57,7 +59,7 @@ def glance(file: File) -> bool:
     functions = list(_outermost(tree))
     starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", file.source))]
     for call in calls:
-        _note_call(call, file, starts, functions)
+        _note_call(call, file, starts, functions, named)
     for statement in tree.body:
         if isinstance(statement, ast.Assign):
             names = {one.id for one in ast.walk(statement.value) if isinstance(one, ast.Name)}
@@ -82,6 +84,7 @@ def _note_call(
     file: File,
     starts: list[int],
     functions: list[ast.FunctionDef | ast.AsyncFunctionDef],
+    named: list[tuple[str, int, int]],
 ) -> None:
     callee = (
         node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -33,6 +33,7 @@ def choose(decision: Decision, style: str) -> list[Pattern]:
         places = {(use.path, use.function) for use in number.uses}
         path, line = next(iter(places))
         simple = all(use.form not in ("sum", "range", "count") for use in number.uses)
+        simple = simple and not decision.is_near_computed(number)
         if len(places) == 1 and line is not None and simple:
             alone[path, line].append(number)
     patterns = []

@@ -152,13 +152,14 @@ def _is_parametrize(node: cst.CSTNode) -> bool:
 
 
 def passed_to(stack: Sequence[cst.CSTNode]) -> tuple[str, int]:
-    """The function that is called with it by position, and at which; ("", 0) otherwise."""
-    if len(stack) < 2 or not isinstance(stack[-1], cst.Arg) or stack[-1].keyword is not None:
+    """The function that is called with it, and at which position, -1 for a keyword; else ""."""
+    if len(stack) < 2 or not isinstance(stack[-1], cst.Arg):
         return "", 0
     call = stack[-2]
     if not isinstance(call, cst.Call) or any(one.star for one in call.args):
         return "", 0
-    return last_name(call.func), list(call.args).index(stack[-1])
+    place = -1 if stack[-1].keyword is not None else list(call.args).index(stack[-1])
+    return last_name(call.func), place
 
 
 def signature(node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> tuple[str, tuple[str, ...]]:

@@ -206,7 +206,7 @@ def _numbers_handed_on(
     starters = {
         file.path for file in decision.suite if file.starts_processes and is_test_file(file.path)
     }
-    users |= starters & decision.chosen
+    users = (starters & decision.chosen) or users
     above = [
         path
         for path in decision.files

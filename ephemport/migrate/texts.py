@@ -3,11 +3,14 @@
 import re
 from typing import NamedTuple
 
-from ephemport.migrate.uses import UNKNOWN, Meaning
-from ephemport.migrate.words import LOCAL_HOSTS, PORTS
+from ephemport.migrate.uses import QUANTITY, UNKNOWN, Meaning
+from ephemport.migrate.words import LOCAL_HOSTS, PORTS, is_quantity
 
-# A backslash sequence may end in a letter that belongs to no word: "\n9001".
-_NUMBER = re.compile(r"(?:(?<![\w.$-])|(?<=\\[nrt])|(?<=[^\w]-))([1-6]?\d{4})(?![\w]|\.\d|-\d)")
+# A number of its own, or at the end of a word ("node-9001", "-p9001"); no fraction, date or hex.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.$-])|(?<=\\[nrt])|(?<=[a-zA-Z_])|(?<=[a-zA-Z]-)|(?<=[^\w]-))"
+    r"(?<!0x)(?<!\\x)([1-6]?\d{4})(?![\da-zA-Z]|\.\d|-\d)"
+)
 _HOST_BEFORE = re.compile(
     r"(?P<scheme>[a-zA-Z][\w+.-]*://(?:[^\s/@]*@)?)?"
     r"(?P<host>\[[0-9a-fA-F:.]*\]|\{\w*\}|%s|%\(\w+\)s|[\w.*-]*(?:\\\.[\w*-]+)*|::1|::):$"
@@ -16,6 +19,8 @@ _NAMED_BEFORE = re.compile(
     r"(?:^|[^a-zA-Z])(?:[\w-]*port|-p|listen|listening on|bind)s?\\?[\"']?\s*[=: ]\s*\\?[\"']?$",
     re.I,
 )
+_KEY_BEFORE = re.compile(r"([\w-]+)\\?[\"']?\s*[:=]\s*\\?[\"']?$")
+_COMMAND_BEFORE = re.compile(r"(?:^|\s)(?:-p|-m http\.server )$")
 _COUNTED_AFTER = re.compile(
     r"\s*(?:bytes|[kmgKMG]i?[bB]|ms|seconds|secs|items|rows|lines|messages|times|records|chars)\b"
 )
@@ -47,8 +52,11 @@ def mentions(text: str, follows_expression: bool = False) -> list[Mention]:
 
 
 def _meaning(before: str, follows_expression: bool) -> Meaning:
-    if _NAMED_BEFORE.search(before):
+    if _NAMED_BEFORE.search(before) or _COMMAND_BEFORE.search(before):
         return Meaning(True, "maybe", "EPH002")
+    key = _KEY_BEFORE.search(before)
+    if key is not None and is_quantity(key[1]):
+        return QUANTITY
     host = _HOST_BEFORE.search(before)
     if host is None:
         return UNKNOWN

@@ -48,7 +48,7 @@ class Use:
     name: str = ""  # the variable, parameter or key that it is given to
     decorates: int | None = None  # the function whose decorator it stands in
     parameter: str = ""  # the parameter that parametrize gives it to
-    argument: tuple[str, int] = ("", 0)  # the function it is passed to, by position
+    argument: tuple[str, int] = ("", 0)  # the function it is passed to; -1 if by keyword
     told: bool = False  # it stands in what is printed or logged, or in a help text
     is_fallback: bool = False  # `port or 9001`
 
@@ -114,6 +114,7 @@ class Default(NamedTuple):
     position: int
     line: int
     alias: str = ""  # the constant that is the default
+    is_text: bool = False  # the number is part of it
 
 
 class Supplied(NamedTuple):
@@ -142,6 +143,9 @@ class File:
     findings: list[Finding] = field(default_factory=list)
     functions: dict[int, Function] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    name_callees: dict[str, set[str]] = field(default_factory=dict)
+    binders: set[str] = field(default_factory=set)
+    calls_within: dict[str, set[str]] = field(default_factory=dict)
     name_binds: dict[str, set[str]] = field(default_factory=dict)
     made_of: list[tuple[str, set[str], int, int]] = field(default_factory=list)
     parametrize_names: set[str] = field(default_factory=set)

@@ -2,6 +2,7 @@
 
 import builtins
 import re
+from collections.abc import Iterable
 
 # Below are the system's own; a test cannot have meant to bind them. 65535 is everybody's maximum.
 PORTS = range(1024, 65535)
@@ -50,6 +51,13 @@ _CONVERSIONS = each(
     "reversed cycle chain deque Value format hash index SimpleNamespace deepcopy copy"
 )
 
+_BINDING = each(
+    "bind listen create_server start_server create_datagram_endpoint serve_forever TCPSite "
+    "HTTPServer ThreadingHTTPServer TCPServer ThreadingTCPServer UDPServer ThreadingUDPServer "
+    "make_server run_simple WSGIServer SimpleXMLRPCServer add_insecure_port"
+)
+# Methods that anything may have.
+_EVERYBODYS = each("start run main __init__ setUp setUpClass __enter__ __aenter__ open connect")
 _PURE_CALLS = each("raises param mark fullmatch search sub findall copy loads dumps asdict")
 _PURE_WORDS = each(
     "parse parser parsed url urls uri urlparse urlsplit urljoin urlunparse split validate valid "
@@ -117,6 +125,12 @@ def binds(call: str) -> str:
     if any(word in _SERVER_WORDS or word.endswith("server") for word in found):
         return "yes"
     return "no" if any(word in _CLIENT_WORDS for word in found) else "maybe"
+
+
+def note_binding(callee: str, names: Iterable[str], binders: set[str]) -> None:
+    """Note what binds: the classes and functions of these names, around a call of `callee`."""
+    if callee in _BINDING:
+        binders |= {name for name in names if name not in _EVERYBODYS}
 
 
 def names_a_server(call: str) -> bool:

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import socketserver
 import subprocess
 import sys
@@ -47,6 +48,18 @@ def test_distances_stay(ports: PortMap) -> None:
     assert ports[9002] - ports[9001] == 1
     assert other[9001] != ports[9001]
     other.release()
+
+
+def test_what_was_counted_and_bound_already_is_the_neighbours(ports: PortMap) -> None:
+    """BASE + 1 is computed, bound, and only then looked up as 9002."""
+    with socket.create_server(("127.0.0.1", ports[9001] + 1)):
+        assert ports[9002] == ports[9001] + 1
+
+
+def test_what_somebody_else_has_is_not(ports: PortMap) -> None:
+    first = ports[9001]
+    with reserve(port=first + 1, handoff="shadow"):
+        assert ports[9002] != first + 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "0.0.0.0"])
