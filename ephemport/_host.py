@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from ephemport._lock import lock
 
+# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+_Socket = socket.socket
+
 # Known to be addresses of this machine without asking it.
 CERTAIN_HOSTS = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
 
@@ -65,7 +68,7 @@ def is_of_this_machine(candidate: Endpoint) -> bool:
     # EADDRNOTAVAIL is decided before the number is looked for (net/ipv4/af_inet.c, __inet_bind),
     # so a UDP socket tells without ever touching a TCP number.
     try:
-        with lock, socket.socket(candidate.family, socket.SOCK_DGRAM) as probe:
+        with lock, _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
             probe.bind(candidate.sockaddr(0))
     except OSError as error:
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV)

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from ephemport._lock import lock
 
+# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+_Socket = socket.socket
+
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
 # Where servers bind. One on "::" means both families, unless it says otherwise.
@@ -87,7 +90,7 @@ def _try(family: int, address: str, port: int, protocol: str, options: Collectio
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
         # A child forked meanwhile would keep the number.
-        with lock, socket.socket(family, kind) as sock:
+        with lock, _Socket(family, kind) as sock:
             if family == V6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
             for option in options:

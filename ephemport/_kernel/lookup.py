@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from ephemport._kernel import sockets
 
+# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+_Socket = socket.socket
+
 _NLM_F_REQUEST = 1
 _STATUS_OFFSET = 16
 _INODE = struct.Struct("=I")
@@ -32,7 +35,7 @@ class Lookup:
             _request(family, number, socket.inet_pton(family, address), port)
             for family, address in addresses
         ]
-        self._diag = socket.socket(
+        self._diag = _Socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, sockets.NETLINK_SOCK_DIAG
         )
 

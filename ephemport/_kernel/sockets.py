@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 from ephemport._lock import lock
 
+# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+_Socket = socket.socket
+
 __all__ = [
     "SocketRecord",
     "State",
@@ -162,7 +165,7 @@ def read_netlink(
     """
     query = _Query(protocol, frozenset(states), port)
     # A socket per call costs 3 us, and is always in the namespace and the process it serves.
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
+    with _Socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
         records: list[SocketRecord] = []
         for request in _requests(query):
             records += _dump(diag, request, query)
@@ -346,7 +349,7 @@ def can_see_bound_inactive() -> bool:
     Asks about a socket of its own, once a process. Raises OSError where not even that can be
     bound to 127.0.0.1 (no loopback, no free port); the next call asks again.
     """
-    with lock, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with lock, _Socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         try:
             return bool(read_netlink("tcp", {State.BOUND_INACTIVE}, port=probe.getsockname()[1]))

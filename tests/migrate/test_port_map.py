@@ -7,6 +7,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,10 @@ def test_modes_with_numbers_of_their_own(
         assert 10000 <= ports[9001] < 14000
     finally:
         choose_mode(before)
+
+
+def test_patched_sockets_do_not_matter(ports: PortMap) -> None:
+    """Whoever patches socket.socket has the suite's own sockets in mind."""
+    with unittest.mock.patch("socket.socket") as patched:
+        assert ports[9001] > 0
+    assert patched.call_count == 0
