@@ -17,6 +17,7 @@ from ephemport.migrate.words import (
     is_round,
     names_a_server,
     portish,
+    starts,
 )
 
 _UNSAID = "maybe"
@@ -203,11 +204,15 @@ def _argument(
     if callee.startswith("assert"):
         others = [last_name(one.value) for one in call.args if one is not arg]
         return (Meaning(True) if any(map(portish, others)) else UNKNOWN), ""
-    if side == "yes" and (names_a_server(callee) or not is_round(number)):
+    if side == "yes" and (names_a_server(callee) or (starts(callee) and not _is_many(number))):
         return Meaning(True, "yes", "EPH001"), ""
     if portish(callee) or callee in ("connect", "dial", "open_connection", "create_connection"):
         return Meaning(True, "no", "EPH002"), ""
     return UNKNOWN, ""
+
+
+def _is_many(number: int) -> bool:
+    return bool(number) and is_round(number)
 
 
 def _surrounding(

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ephemport.migrate.connecting import Connections
 from ephemport.migrate.defaults import Defaults
 from ephemport.migrate.reaching import Reached
 from ephemport.migrate.tree import Tree, is_test_file, shown
-from ephemport.migrate.uses import File, Function, Meaning, Use
-from ephemport.migrate.words import WELL_KNOWN, binds, is_pure, is_round, portish
+from ephemport.migrate.uses import QUANTITY, File, Function, Meaning, Use
+from ephemport.migrate.words import WELL_KNOWN, binds, is_pure, is_quantity, is_round, portish
 
 _HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
 # The stand-ins of numbers this near to each other are so, too: see ephemport._port_map.
@@ -63,6 +64,10 @@ class Decision:
         self._identifiers = set[str]().union(*(file.identifiers for file in self.suite))
         self._names_in_strings = set[str]().union(*(file.names_in_strings for file in self.suite))
         self._binders = self._all_binders()
+        self._connections = Connections(self.suite)
+        self._defined = set[str]().union(
+            *({*file.signatures, *file.classes} for file in (*self.suite, *self.product))
+        )
         self._defaults = Defaults(self.product, self.suite)
         self.numbers = self._numbers()
         for number in self.numbers.values():
@@ -100,13 +105,13 @@ class Decision:
 
     def _numbers(self) -> dict[int, Number]:
         found: dict[int, Number] = {}
-        counted: set[int] = set()
+        counted: dict[int, list[Use]] = defaultdict(list)
         for file in self.suite:
             file.uses = [self._told_by_signature(use) for use in file.uses]
             for use in file.uses:
                 for value in use.numbers:
                     if use.meaning.port is False:
-                        counted.add(value)
+                        counted[value].append(use)
                     else:
                         found.setdefault(value, Number(value)).uses.append(use)
         computed = {
@@ -126,17 +131,26 @@ class Decision:
         for value, number in found.items():
             tainted = self._made_of(number)
             number.uses = [use for use in number.uses if not self._is_data(use, number, tainted)]
-            counted_from = any(value - _FAR <= base < value for base in bases)
+            near_bases = [base for base in bases if value - _FAR <= base < value]
+            counted_from = bool(near_bases)
+            clear = [use for use in number.uses if use.meaning.port]
+            if len(clear) < len(number.uses):
+                for base in near_bases:
+                    clear += [use for use in found[base].uses if use.meaning.port]
+                unclear = [use for use in number.uses if not use.meaning.port]
+                near = self._connections.near(clear, unclear)
+                number.uses = [use for use in number.uses if use.meaning.port or use in near]
             if any(use.meaning.port for use in number.uses) or (counted_from and number.uses):
                 kept[value] = number
                 if is_round(value):
-                    self._look_for_quantities(number, value in counted)
+                    self._look_for_quantities(number, counted[value])
         return kept
 
     def _told_by_signature(self, use: Use) -> Use:
         """A number that is passed by position, to a parameter whose name says what it is."""
         callee, place = use.argument
-        if use.meaning.port is not None or not callee or place < 0:
+        by_name_alone = use.meaning.code == "EPH001" and use.form == "int"
+        if not callee or place < 0 or not (use.meaning.port is None or by_name_alone):
             return use
         names = {
             names[place]
@@ -144,7 +158,9 @@ class Decision:
             for names in file.signatures.get(callee, ())
             if place < len(names)
         }
-        if not names or not all(map(portish, names)):
+        if names and all(map(is_quantity, names)):
+            return replace(use, meaning=QUANTITY)
+        if not names or not all(map(portish, names)) or by_name_alone:
             return use
         return replace(use, meaning=Meaning(True, binds(callee), "EPH002"))
 
@@ -197,14 +213,18 @@ class Decision:
             grown = len(names) > before
         return names
 
-    def _look_for_quantities(self, number: Number, counted: bool) -> None:
-        """Leave a number alone that also counts something, if some of its uses say nothing."""
-        unclear = [use for use in number.uses if use.meaning.port is None]
-        if unclear and counted:
-            number.reason = (
-                f"the {number.number} at {self._place(unclear[0])} may be something else than the "
-                "port: the suite also counts so many"
-            )
+    def _look_for_quantities(self, number: Number, counted: list[Use]) -> None:
+        """Leave a number alone that also counts something beside uses of it that say nothing."""
+        for use in number.uses:
+            if use.meaning.port is None and any(
+                (one.path == use.path and None in (use.function, one.function))
+                or (one.path, one.function) == (use.path, use.function)
+                for one in counted
+            ):
+                number.reason = (
+                    f"the {number.number} at {self._place(use)} may be something else than the "
+                    "port: it also counts something there"
+                )
 
     # does anything bind it
 
@@ -213,7 +233,10 @@ class Decision:
         for use in number.uses:
             if use.meaning.port:
                 told |= self._binds(use)
-        return next(side for side in ("yes", "maybe", "no") if side in {*told, "no"})
+        if "yes" in told:
+            return "yes"
+        # What nobody reaches is data: an address that is formatted, a peer that is made up.
+        return "maybe" if {"maybe", "no"} <= told else "no"
 
     def _all_binders(self) -> set[str]:
         """The classes and functions that bind what they are given, directly or through others."""
@@ -232,8 +255,12 @@ class Decision:
 
     def _binds(self, use: Use) -> set[str]:
         told = {use.meaning.binds}
-        if use.meaning.binds == "maybe" and use.argument[0] in self._binders:
-            return {"yes"}
+        if use.meaning.binds == "maybe":
+            if use.passed_to & self._binders or any(binds(one) == "yes" for one in use.passed_to):
+                return {"yes"}
+            if use.argument[0] and use.argument[0] not in self._defined:
+                # Another library's class that is named like no server.
+                told = {"no"}
         if use.name and use.name.isidentifier():
             used = set[str]()
             for file in self.suite:
@@ -245,6 +272,7 @@ class Decision:
             # A constant that only clients use, and nothing else, proves nothing.
             if used == {"no"} and use.function is None and use.name.isupper():
                 return {"no"}
+            told |= used
         return told
 
     # what stands in the way
@@ -386,9 +414,9 @@ class Decision:
     def runs_apart(self, file: File) -> bool:
         """Whether a file is run, or imported again, in a process that the suite starts."""
         # A child of multiprocessing imports the module of its target, and what that imports.
-        if any(one.imports_itself for one in self.suite):
-            if file.imports_itself or not is_test_file(file.path):
-                return True
+        imported_again = file.imports_itself or not is_test_file(file.path)
+        if imported_again and any(one.imports_itself for one in self.suite):
+            return True
         return any(one.starts_processes for one in self.suite) and self.is_script(file)
 
     def is_script(self, file: File) -> bool:

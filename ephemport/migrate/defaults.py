@@ -8,7 +8,7 @@ and the product then takes a number that the suite repeats, the call is given th
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ephemport.migrate.uses import Default, File, Meaning, Supplied, Use
+from ephemport.migrate.uses import Default, File, Meaning, Parameter, Supplied, Use
 from ephemport.migrate.words import binds, is_round
 
 # The tests that have no server, by file: the lines where they begin.
@@ -24,7 +24,6 @@ class Defaults:
     def __init__(self, product: Sequence[File], suite: Sequence[File]) -> None:
         self.product = product
         self.suite = suite
-        self.identifiers = set[str]().union(*(file.identifiers for file in suite))
         self.strings = set[str]().union(*(file.strings for file in suite))
         self._given = set[tuple[Path, int]]()
         self._islands: Islands = dict
@@ -34,7 +33,7 @@ class Defaults:
     def supplied(self, number: int, islands: Islands) -> list[Use]:
         """The calls that are to be given the number, as uses of it; none if one cannot be."""
         found: list[Use] = []
-        for default in self._defaults_of(number):
+        for default, source in self._defaults_of(number):
             for path, call in self._missing(default, islands):
                 if not self._can_be_told(path, call, default):
                     return []
@@ -50,6 +49,7 @@ class Defaults:
                         "argument",
                         function=call.function,
                         name=default.parameter,
+                        source=source,
                     )
                 )
         return list(dict.fromkeys(found))
@@ -83,7 +83,7 @@ class Defaults:
             return use.name in self.strings or (bound == "yes" and not self._is_run(file))
         if use.function is not None:
             return use.name in self.strings or (use.is_fallback and said_outright)
-        if use.name and use.name not in self.identifiers:
+        if use.name and not self._is_used(use.name):
             alias = [one for each in self.product for one in each.defaults if one.alias == use.name]
             passed = any(use.name in each.name_binds for each in self.product)
             if passed:
@@ -92,6 +92,20 @@ class Defaults:
                 return all(self._is_settled(one) for one in alias)
             return bound == "yes" and not self._is_run(file)
         return said_outright
+
+    def _is_used(self, name: str) -> bool:
+        """Whether the suite does more with a name of the product's than look at it."""
+        apart = self._islands()
+        for file in self.suite:
+            if name not in file.identifiers:
+                continue
+            users = [line for line, one in file.functions.items() if name in one.names]
+            at_top = any(name in parts for _, parts, _, _ in file.made_of)
+            if at_top or name in file.name_binds or not users:
+                return True
+            if not apart.get(file.path, set()).issuperset(users):
+                return True
+        return False
 
     def _is_run(self, file: File) -> bool:
         """Whether the suite may start this file as a program, with whatever it does by default."""
@@ -102,18 +116,22 @@ class Defaults:
 
     # the defaults of functions and classes
 
-    def _defaults_of(self, number: int) -> Iterator[Default]:
-        constants = {
-            use.name
-            for file in self.product
-            for use in file.uses
-            if use.numbers == (number,) and use.form == "int" and not use.function and use.name
-        }
+    def _defaults_of(self, number: int) -> Iterator[tuple[Default, Use | None]]:
+        """Each default that the number is, or is part of; for a text, where that is written."""
         for file in self.product:
-            for default in file.defaults:
-                said = default.numbers == (number,) and not default.is_text
-                if said or (default.alias and default.alias in constants):
-                    yield default
+            for use in file.uses:
+                if use.numbers != (number,) or use.function is not None:
+                    continue
+                text = use if use.form in ("text", "whole") else None
+                if use.form not in ("int", "text", "whole"):
+                    continue
+                for default in file.defaults:
+                    if default.line == use.line and default.numbers == (number,):
+                        yield default, text
+                for each in self.product:
+                    for default in each.defaults:
+                        if default.alias and default.alias == use.name:
+                            yield default, text
 
     def _is_settled(self, default: Default) -> bool:
         """Whether every call in sight says it, or is going to."""
@@ -142,11 +160,21 @@ class Defaults:
             for file in (*self.suite, *self.product)
             for call in file.calls.get(name, ())
             if default.parameter not in call.keywords and call.positional <= default.position
+            if call.unless is None or not self._is_given(call.unless)
         ]
         apart = islands() if missing else {}
         for path, call in missing:
             if call.function not in apart.get(path, ()):
                 yield path, call
+
+    def _is_given(self, parameter: Parameter) -> bool:
+        """Whether the suite always gives a parameter a value."""
+        return all(
+            parameter.is_in(call.positional, call.keywords)
+            for file in self.suite
+            for name in self._callees(parameter.function)
+            for call in file.calls.get(name, ())
+        )
 
     def _callees(self, function: str) -> set[str]:
         """The names under which it is called: a class's subclasses, too."""

@@ -13,7 +13,7 @@ from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
 from ephemport.migrate import places, races
 from ephemport.migrate.contexts import dotted, last_name, meaning_of, text_of
-from ephemport.migrate.flowing import Flow
+from ephemport.migrate.flowing import Flow, calls_around
 from ephemport.migrate.functions import describe
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.texts import mentions
@@ -71,8 +71,8 @@ class _Finder(cst.CSTVisitor):
     ) -> None:
         self.file = file
         self.flow = Flow(module, lambda node: positions[node].start.line)
-        # The uses that say nothing of themselves, and where each number stands.
-        self.unclear: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
+        # The uses that do not say everything, and what is given to a name.
+        self.asking: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
         self.positions = positions
         self.stack: list[cst.CSTNode] = []
         ends = [match.end() for match in _NEW_LINE.finditer(file.source)]
@@ -89,13 +89,19 @@ class _Finder(cst.CSTVisitor):
         self.stack.pop()
 
     def follow(self) -> None:
-        """Ask the names that unclear numbers are given to."""
-        names = {place: set(self.flow.targets(node, stack)) for place, node, stack in self.unclear}
+        """Ask the names that a number is given to, or what is made of it."""
+        names = {place: set(self.flow.targets(node, stack)) for place, node, stack in self.asking}
         self.flow.follow(set().union(*names.values()))
         for place, given_to in names.items():
-            meaning = self.flow.meaning(given_to)
-            if meaning is not None:
-                self.file.uses[place] = replace(self.file.uses[place], meaning=meaning)
+            use = self.file.uses[place]
+            sides, callees = self.flow.told_by(given_to)
+            use = replace(use, passed_to=use.passed_to | callees)
+            told = [side for side in ("yes", "maybe", "no") if side in sides]
+            if use.meaning.port is None and told:
+                use = replace(use, meaning=Meaning(True, told[0], "EPH002"))
+            elif use.meaning.binds == "maybe" and "yes" in told:
+                use = replace(use, meaning=use.meaning._replace(binds="yes"))
+            self.file.uses[place] = use
 
     # numbers
 
@@ -265,17 +271,30 @@ class _Finder(cst.CSTVisitor):
                 name,
                 decorates,
                 parameter,
+                frozenset(calls_around(node or self.stack[-1], self.stack)),
                 places.passed_to(self.stack),
                 places.is_told(self.stack),
                 places.is_fallback(self.stack),
             )
         )
-        if meaning.port is None and node is not None:
-            around = self.stack if node is not self.stack[-1] else self.stack[:-1]
-            while around and node in around:
-                around = around[:-1]
-            self.unclear.append((len(self.file.uses) - 1, node, list(around)))
+        if meaning.port is None or meaning.binds == "maybe":
+            self._ask_names(node)
         self._note_default(numbers, line, is_text=node is None)
+
+    def _ask_names(self, node: cst.CSTNode | None) -> None:
+        around = list(self.stack)
+        while node in around:
+            around.pop()
+        use = self.file.uses[-1]
+        if use.meaning.port:
+            # What is made of a port: Settings(port=9001), {"port": 9001}, "localhost:9001".
+            while around and not isinstance(around[-1], cst.BaseStatement):
+                if isinstance(around[-1], (cst.Call, cst.Dict)):
+                    node = around.pop()
+                    break
+                around.pop()
+        if node is not None:
+            self.asking.append((len(self.file.uses) - 1, node, around))
 
     def _note_default(
         self, numbers: tuple[int, ...], line: int, alias: str = "", is_text: bool = False
@@ -355,8 +374,7 @@ class _Finder(cst.CSTVisitor):
             races.look_at_function(node, self.report)
         self.flow.note_function(node, self.stack)
         callee, names = places.signature(node, self.stack)
-        if any(map(portish, names)):
-            self.file.signatures.setdefault(callee, set()).add(names)
+        self.file.signatures.setdefault(callee, set()).add(names)
         if not any(isinstance(one, cst.FunctionDef) for one in self.stack):
             owner = next((one for one in self.stack if isinstance(one, cst.ClassDef)), None)
             line = self.positions[node.name].start.line
@@ -368,7 +386,7 @@ class _Finder(cst.CSTVisitor):
     def look_at_ClassDef(self, node: cst.ClassDef) -> None:  # noqa: N802
         self.file.classes[node.name.value] = [dotted(base.value) for base in node.bases]
         fields = tuple(places.fields(node))
-        if any(map(portish, fields)):
+        if fields:
             self.file.signatures.setdefault(node.name.value, set()).add(fields)
 
     def look_at_Import(self, node: cst.Import) -> None:  # noqa: N802
@@ -400,6 +418,7 @@ class _Finder(cst.CSTVisitor):
                 self._span(node)[1],
                 self._function()[0],
                 isinstance(node.func, cst.Name),
+                places.unless(self.stack),
             )
         )
         around = [

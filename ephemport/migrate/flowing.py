@@ -12,7 +12,6 @@ from typing import NamedTuple
 import libcst as cst
 
 from ephemport.migrate.contexts import last_name, meaning_of
-from ephemport.migrate.uses import Meaning
 from ephemport.migrate.words import converts
 
 _STEPS = 5
@@ -41,6 +40,7 @@ class Flow:
         self.line_of = line_of
         self.parameters: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
         self.told: dict[Name, set[str]] = defaultdict(set)
+        self.callees: dict[Name, set[str]] = defaultdict(set)
         self.own: dict[int, set[str]] = {}
         self.leads: dict[Name, set[Name]] = defaultdict(set)
 
@@ -67,19 +67,18 @@ class Flow:
             self.module.visit(_Loads(self, names))
             names = {after for name in names for after in self.leads[name]}
 
-    def meaning(self, names: set[Name]) -> Meaning | None:
-        """What becomes of the names in the end; None if nothing tells that it is a port."""
-        found: set[str] = set()
+    def told_by(self, names: set[Name]) -> tuple[set[str], set[str]]:
+        """What becomes of the names in the end: sides as in Meaning.binds, and what is called."""
+        sides: set[str] = set()
+        callees: set[str] = set()
         seen: set[Name] = set()
         while names:
             seen |= names
             for name in names:
-                found |= self.told[name]
+                sides |= self.told[name]
+                callees |= self.callees[name]
             names = {after for name in names for after in self.leads[name]} - seen
-        if not found:
-            return None
-        side = next(one for one in ("yes", "maybe", "no") if one in found)
-        return Meaning(True, side, "EPH002")
+        return sides, callees
 
     def targets(self, node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> Iterator[Name]:
         """The names that the value of `node` is given to. stack: its ancestors."""
@@ -240,11 +239,25 @@ class _Loads(cst.CSTVisitor):
             if _is_port_in(around[-1], around):
                 self.flow.told[name].add("no")
             return
+        self.flow.callees[name] |= calls_around(used, around)
         meaning, _ = meaning_of(used, around)
         if meaning.port:
             self.flow.told[name].add(meaning.binds)
         elif meaning.port is None:
             self.flow.leads[name] |= set(self.flow.targets(used, around))
+
+
+def calls_around(node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> set[str]:
+    """What is called with the value of `node`, or with what a call with it returns."""
+    found = set()
+    for place, parent in enumerate(stack):
+        if isinstance(parent, cst.Call) and place + 1 <= len(stack):
+            inside = stack[place + 1] if place + 1 < len(stack) else node
+            if isinstance(inside, cst.Arg):
+                found.add(last_name(parent.func))
+        elif isinstance(parent, (cst.BaseStatement, cst.Lambda)):
+            found.clear()
+    return found
 
 
 def _is_port_in(expression: cst.CSTNode, around: Sequence[cst.CSTNode]) -> bool:

@@ -42,6 +42,8 @@ def _read_decorator(call: cst.Call, function: Function) -> None:
         keyword = argument.keyword.value if argument.keyword else ""
         if last_name(call.func) == "fixture" and keyword == "scope":
             function.scope = text_of(argument.value) or "dynamic"
+        if last_name(call.func) == "fixture" and keyword == "autouse":
+            function.is_autouse = last_name(argument.value) == "True"
         if last_name(call.func) == "fixture" and keyword == "params":
             values = argument.value
             if isinstance(values, (cst.List, cst.Tuple)):
@@ -50,6 +52,8 @@ def _read_decorator(call: cst.Call, function: Function) -> None:
                     function.params = tuple(
                         int(one.value, 0) for one in numbers if isinstance(one, cst.Integer)
                     )
+    if last_name(call.func) == "usefixtures":
+        function.names |= {text_of(one.value) for one in call.args}
     if last_name(call.func) == "parametrize":
         function.parametrized |= set(parameter_names(call))
 

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from ephemport.migrate.uses import File, Supplied
+from ephemport.migrate.uses import File, Function, Parameter, Supplied
 
 _MAY_MATTER = re.compile(
     r"(?<![\w.])\d_?\d_?\d_?\d_?\d?(?!\w)|[nrt]\d{4,5}\b|\b[A-Z_]*PORTS?\b|getsockname|portpicker"
@@ -57,9 +57,12 @@ def glance(file: File) -> bool:
         elif isinstance(node, ast.Call):
             calls.append(node)
     functions = list(_outermost(tree))
+    for one in functions:
+        file.functions[one.lineno] = _described(one)
     starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", file.source))]
+    unless = _unless(tree)
     for call in calls:
-        _note_call(call, file, starts, functions, named)
+        _note_call(call, file, starts, functions, named, unless)
     for statement in tree.body:
         if isinstance(statement, ast.Assign):
             names = {one.id for one in ast.walk(statement.value) if isinstance(one, ast.Name)}
@@ -69,6 +72,52 @@ def glance(file: File) -> bool:
         elif isinstance(statement, ast.If) and "__name__" in ast.dump(statement.test):
             file.is_script = True
     return True
+
+
+def _described(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
+    decorators = [ast.unparse(one) for one in node.decorator_list]
+    inside = list(ast.walk(node))
+    return Function(
+        node.name,
+        node.lineno,
+        None,
+        decorators=[one.partition("(")[0] for one in decorators],
+        parameters=[one.arg for one in (*node.args.posonlyargs, *node.args.args)],
+        is_autouse=any("autouse=True" in one for one in decorators),
+        is_async=isinstance(node, ast.AsyncFunctionDef),
+        calls={_callee(one) for one in inside if isinstance(one, ast.Call)},
+        names={one.id for one in inside if isinstance(one, ast.Name)}
+        | {one.attr for one in inside if isinstance(one, ast.Attribute)},
+    )
+
+
+def _unless(tree: ast.AST, owner: str = "") -> dict[ast.Call, Parameter]:
+    """The calls that stand in for a parameter: `settings or Settings()`, see places.unless."""
+    found: dict[ast.Call, Parameter] = {}
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found |= _unless(node, node.name if isinstance(node, ast.ClassDef) else owner)
+            continue
+        names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+        if names[:1] in (["self"], ["cls"]):
+            names = names[1:]
+        callee = owner if owner and node.name in ("__init__", "__new__") else node.name
+        for inside in ast.walk(node):
+            given: ast.AST | None = None
+            if isinstance(inside, ast.BoolOp) and isinstance(inside.op, ast.Or):
+                given, *others = inside.values
+            elif isinstance(inside, ast.IfExp):
+                test = inside.test
+                given = test.left if isinstance(test, ast.Compare) else test
+                others = [inside.body, inside.orelse]
+            if isinstance(given, ast.Name) and given.id in names:
+                parameter = Parameter(callee, given.id, names.index(given.id))
+                found |= {one: parameter for one in others if isinstance(one, ast.Call)}
+    return found
+
+
+def _callee(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
 def _outermost(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -85,10 +134,9 @@ def _note_call(
     starts: list[int],
     functions: list[ast.FunctionDef | ast.AsyncFunctionDef],
     named: list[tuple[str, int, int]],
+    unless: dict[ast.Call, Parameter],
 ) -> None:
-    callee = (
-        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    )
+    callee = _callee(node)
     keywords = frozenset(one.arg for one in node.keywords if one.arg)
     unpacks = any(one.arg is None for one in node.keywords)
     unpacks = unpacks or any(isinstance(one, ast.Starred) for one in node.args)
@@ -104,6 +152,7 @@ def _note_call(
             start + len(line.decode(errors="ignore")),
             around[0] if around else None,
             isinstance(node.func, ast.Name),
+            unless.get(node),
         )
     )
     # Names in an id, as places.is_in_id has it; here a bare guess is enough.

@@ -7,7 +7,7 @@ import libcst as cst
 
 from ephemport.migrate.contexts import dotted, last_name, parameter_names
 from ephemport.migrate.functions import is_mapped
-from ephemport.migrate.uses import Default
+from ephemport.migrate.uses import Default, Parameter
 from ephemport.migrate.words import each
 
 _MOCKS = re.compile(r"mock|responses|respx|vcr|httpretty|fake_http|stub_request", re.I)
@@ -139,7 +139,7 @@ def is_told(stack: Sequence[cst.CSTNode]) -> bool:
 
 
 def is_fallback(stack: Sequence[cst.CSTNode]) -> bool:
-    """Whether it holds only if something else was not given."""
+    """Whether it holds only if something else was not given: `port or 9001`."""
     return any(
         isinstance(node, (cst.BooleanOperation, cst.IfExp))
         or (isinstance(node, cst.Call) and last_name(node.func) in ("get", "getattr", "getenv"))
@@ -172,6 +172,26 @@ def signature(node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> tuple[str,
         outer = [one for one in stack if isinstance(one, cst.ClassDef)]
         callee = outer[-1].name.value if outer else callee
     return callee, tuple(names)
+
+
+def unless(stack: Sequence[cst.CSTNode]) -> Parameter | None:
+    """The parameter that `settings or Settings()` stands in for."""
+    parent = stack[-1] if stack else None
+    given: cst.CSTNode | None = None
+    if isinstance(parent, cst.BooleanOperation) and isinstance(parent.operator, cst.Or):
+        given = parent.left
+    elif isinstance(parent, cst.IfExp):
+        given = parent.test.left if isinstance(parent.test, cst.Comparison) else parent.test
+    if not isinstance(given, cst.Name):
+        return None
+    place = max((n for n, one in enumerate(stack) if isinstance(one, cst.FunctionDef)), default=-1)
+    function = stack[place] if place >= 0 else None
+    if not isinstance(function, cst.FunctionDef):
+        return None
+    callee, names = signature(function, stack[:place])
+    if given.value not in names:
+        return None
+    return Parameter(callee, given.value, names.index(given.value))
 
 
 def fields(node: cst.ClassDef) -> list[str]:

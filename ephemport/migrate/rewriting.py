@@ -39,7 +39,7 @@ def rewrite(decision: Decision, patterns: list[Pattern]) -> dict[Path, str]:
     for path in sorted({*uses, *handed_on}):
         file = decision.files[path]
         name = _map_name(file)
-        source, mapped = _replaced(file, uses.get(path, []), converted, variables, name)
+        source, mapped = _replaced(decision, file, uses.get(path, []), variables, name)
         own = [pattern for pattern in patterns if pattern.path == path]
         source = apply_patterns(source, own + _inside(path, uses.get(path, []), converted, name))
         imports = []
@@ -65,14 +65,15 @@ def _map_name(file: File) -> str:
 
 
 def _replaced(
+    decision: Decision,
     file: File,
     uses: Iterable[Use],
-    converted: set[int],
     variables: Mapping[tuple[Path, int, int], str],
     map_name: str,
 ) -> tuple[str, bool]:
     """The source with every use replaced, and whether any goes to the map."""
     source = file.source
+    converted = {number.number for number in decision.converted()}
     edits: list[tuple[int, int, str]] = []
     literals: dict[tuple[int, int], list[tuple[Use, str]]] = defaultdict(list)
     mapped = False
@@ -97,7 +98,8 @@ def _replaced(
         elif use.form == "count":
             edits.append((use.start, use.end, f"({map_name}[port] for port in {written})"))
         elif use.form == "argument":
-            told = argument(source, use.end + 1, use.name, expression)
+            value = _value_of(decision, use.source, expression) if use.source else expression
+            told = argument(source, use.end + 1, use.name, value)
             if told is not None:
                 edits.append((told[0], told[0], told[1]))
         elif use.form == "inner":
@@ -118,6 +120,15 @@ def _replaced(
     for start, end, text in sorted(set(edits), reverse=True):
         source = source[:start] + text + source[end:]
     return source, mapped
+
+
+def _value_of(decision: Decision, default: Use, expression: str) -> str:
+    """The product's text with the number in it replaced."""
+    start, end = default.literal
+    literal = decision.files[default.path].source[start:end]
+    if default.form == "whole":
+        return f"str({expression})"
+    return _formatted(literal, start, [(default, expression)])
 
 
 def _inside(path: Path, uses: Iterable[Use], converted: set[int], map_name: str) -> list[Pattern]:

@@ -48,9 +48,11 @@ class Use:
     name: str = ""  # the variable, parameter or key that it is given to
     decorates: int | None = None  # the function whose decorator it stands in
     parameter: str = ""  # the parameter that parametrize gives it to
+    passed_to: frozenset[str] = frozenset()  # what is called with it, or with what is made of it
     argument: tuple[str, int] = ("", 0)  # the function it is passed to; -1 if by keyword
     told: bool = False  # it stands in what is printed or logged, or in a help text
     is_fallback: bool = False  # `port or 9001`
+    source: "Use | None" = None  # for "argument": the product's default, if that is a text
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Function:
     in_class: str | None
     decorators: list[str] = field(default_factory=list)
     scope: str = "function"
+    is_autouse: bool = False
     parameters: list[str] = field(default_factory=list)
     parametrized: set[str] = field(default_factory=set)
     simple_parameters: bool = True
@@ -117,11 +120,24 @@ class Default(NamedTuple):
     is_text: bool = False  # the number is part of it
 
 
+class Parameter(NamedTuple):
+    """A parameter of a function or class, and its place among the positional ones."""
+
+    function: str
+    name: str
+    position: int
+
+    def is_in(self, positional: int, keywords: frozenset[str]) -> bool:
+        """Whether a call with these gives it a value."""
+        return self.name in keywords or positional > self.position
+
+
 class Supplied(NamedTuple):
     """What one call passes: how many positional arguments, which keywords.
 
     end: where it ends in the source. function: the outermost function around it. is_bare: what is
-    called is a plain name.
+    called is a plain name. unless: `settings or Settings()` is only called if the function around
+    it is called without the parameter.
     """
 
     positional: int
@@ -131,6 +147,7 @@ class Supplied(NamedTuple):
     end: int
     function: int | None
     is_bare: bool
+    unless: "Parameter | None" = None
 
 
 @dataclass

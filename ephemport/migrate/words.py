@@ -25,13 +25,13 @@ _SERVER_WORDS = each(
     "serve server servers served bind listen listener listening start starts started starting run "
     "running launch spawn boot site controller daemon broker backend worker service popen process "
     "cluster app application gateway peer httpd leader follower replica primary tcpserver "
-    "httpserver wsserver echo upstream setup subprocess exec"
+    "httpserver wsserver echo upstream setup subprocess exec insecure"
 )
 _CLIENT_WORDS = each(
     "client clients connect connected connection connections get post put patch delete head "
     "request requests urlopen fetch proxy dial ping call ask query websocket wait probe check "
     "alive open is reachable ready healthy health until url urls uri redis assert expect "
-    "can has verify"
+    "can has verify exists"
 )
 _QUANTITY_WORDS = each(
     "timeout timeouts size sizes max min limit limits count counts num len length bytes delay "
@@ -51,10 +51,12 @@ _CONVERSIONS = each(
     "reversed cycle chain deque Value format hash index SimpleNamespace deepcopy copy"
 )
 
+_STARTING = each("start run launch serve spawn boot open listen bind make create setup starts")
 _BINDING = each(
     "bind listen create_server start_server create_datagram_endpoint serve_forever TCPSite "
     "HTTPServer ThreadingHTTPServer TCPServer ThreadingTCPServer UDPServer ThreadingUDPServer "
-    "make_server run_simple WSGIServer SimpleXMLRPCServer add_insecure_port"
+    "make_server run_simple WSGIServer SimpleXMLRPCServer add_insecure_port add_secure_port "
+    "start_unix_server Popen"
 )
 # Methods that anything may have.
 _EVERYBODYS = each("start run main __init__ setUp setUpClass __enter__ __aenter__ open connect")
@@ -137,6 +139,12 @@ def names_a_server(call: str) -> bool:
     """Whether what is called so is a server without doubt, and not only something that starts."""
     certain = {"server", "servers", "serve", "bind", "listen", "listener", "site", "httpd", "popen"}
     return any(word in certain or word.endswith("server") for word in words(call))
+
+
+def starts(call: str) -> bool:
+    """Whether what is called so starts something, as far as its first word tells."""
+    found = words(call)
+    return bool(found) and found[0] in _STARTING
 
 
 def is_pure(call: str) -> bool:
