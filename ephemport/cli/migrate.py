@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ephemport.migrate import migrate
+from ephemport.migrate import Result, migrate
 from ephemport.migrate.codes import explain, selected, table
 
 _EPILOG = f"""\
@@ -46,6 +46,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--select", metavar="CODES", help="only these, separated by commas")
     parser.add_argument("--ignore", metavar="CODES", help="not these, separated by commas")
+    parser.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="files and folders not to look at, as in .gitignore: --exclude examples/",
+    )
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     parser.add_argument("--explain", metavar="CODE", help="say what a code means, and end")
     parser.set_defaults(action=_run)
@@ -61,7 +68,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         paths = [Path(one) for one in options.paths or ["."]]
         jobs = os.cpu_count() or 1
-        result = migrate(paths, style=options.style, codes=codes, jobs=jobs)
+        result = migrate(
+            paths, style=options.style, codes=codes, jobs=jobs, exclude=options.exclude
+        )
     except FileNotFoundError as error:
         raise ValueError(str(error)) from error
     # What reads Python's syntax trees is loaded by now.
@@ -70,7 +79,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.write:
         for path, text in result.after.items():
             _write(path, text)
-    findings = result.left if options.write else result.findings
+    findings = result.findings
+    if options.write:
+        findings = reporting.moved(result.left, result.before, result.after)
     if options.diff:
         sys.stdout.write(reporting.as_diff(result.before, result.after, result.root))
     if options.json:
@@ -79,16 +90,29 @@ def _run(options: argparse.Namespace) -> int:
         print(reporting.as_lines(findings, result.root))
     elif findings:
         print(reporting.as_lines(result.left, result.root), file=sys.stderr)
-    _summarise(options, len(result.findings), len(result.left), len(result.after))
+    _summarise(options, result)
     return 1 if findings else 0
 
 
-def _summarise(options: argparse.Namespace, found: int, left: int, files: int) -> None:
+def _summarise(options: argparse.Namespace, result: Result) -> None:
+    found, left = len(result.findings), len(result.left)
+    replaced = f"{_counted(result.replaced, 'use')} replaced"
+    files = _counted(len(result.after), "file")
     if options.write:
-        told = f"{found - left} uses replaced in {files} files, {left} findings left"
+        told = f"{replaced} in {files}, {_counted(left, 'finding')} left"
     else:
-        told = f"{found} findings; --write replaces {found - left} of them in {files} files"
+        told = f"{_counted(found, 'finding')}, {left} to be left; {replaced} in {files} by --write"
     print(f"ephemport: {told}", file=sys.stderr)
+    if options.write and any("(left: " in one.message for one in result.left):
+        print(
+            "ephemport: what is left can still collide under -n; "
+            "pytest --ephemport-isolate needs no edit",
+            file=sys.stderr,
+        )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _write(path: Path, text: str) -> None:

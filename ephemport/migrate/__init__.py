@@ -56,6 +56,7 @@ class Result(NamedTuple):
     left: list[Finding]
     before: dict[Path, str]
     after: dict[Path, str]
+    replaced: int
 
 
 def migrate(
@@ -64,11 +65,12 @@ def migrate(
     style: str = "auto",
     codes: frozenset[str] = frozenset(CODES),
     jobs: int = 1,
+    exclude: Iterable[str] = (),
 ) -> Result:
     """Look through `paths` and work out the edits; nothing is written.
 
-    style: "auto", "map" or "fixtures". codes: what to look for. jobs: how many
-    processes read files. Raises FileNotFoundError for a path
+    style: "auto", "map" or "fixtures". codes: what to look for. jobs: how many processes read
+    files. exclude: what not to look at, as .gitignore has it. Raises FileNotFoundError for a path
     that is not there, EphemportError without libcst, ValueError for an unknown style.
     """
     try:
@@ -85,17 +87,18 @@ def migrate(
 
     if style not in patterns.STYLES:
         raise ValueError(f"unknown style {style!r}; known are {', '.join(patterns.STYLES)}")
-    whole = tree.read_tree(paths)
+    whole = tree.read_tree(paths, exclude)
     suite = tree.suite_of(whole) | {path for path in whole.chosen if path.suffix != ".py"}
     reached = reach(whole, suite)
     files = read_files(sorted(reached.python | set(whole.python) & whole.chosen), jobs)
     decision = Decision(whole, reached, files, suite, codes)
     chosen_patterns = patterns.choose(decision, style)
     after = rewrite(decision, chosen_patterns)
+    changed = {(use.path, use.start) for one in decision.converted() for use in one.uses}
     before = {path: files[path].source for path in after}
     after = {path: text for path, text in after.items() if text != before[path]}
     findings, left = _findings(decision, codes)
-    return Result(whole.root, findings, left, before, after)
+    return Result(whole.root, findings, left, before, after, len(changed))
 
 
 def _findings(decision: "Decision", codes: frozenset[str]) -> tuple[list[Finding], list[Finding]]:

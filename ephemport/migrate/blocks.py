@@ -1,10 +1,13 @@
 """Edits of whole blocks: imports at the top, parameters, and statements around a body."""
 
 import re
+import sys
+from collections.abc import Set
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from ephemport.migrate.contexts import dotted
 from ephemport.migrate.patterns import Pattern
 
 _LINES = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
@@ -75,6 +78,19 @@ class _Patterns(cst.CSTTransformer):
             params=parameters.with_changes(params=[*parameters.params, parameter])
         )
 
+    def leave_ClassDef(  # noqa: N802
+        self, original_node: cst.ClassDef, updated_node: cst.ClassDef
+    ) -> cst.ClassDef:
+        place = self.get_metadata(PositionProvider, original_node.name)
+        pattern = self.patterns.get(place.start.line)
+        body = updated_node.body
+        if pattern is None or not pattern.in_class or not isinstance(body, cst.IndentedBlock):
+            return updated_node
+        statements = list(body.body)
+        at = 1 if _is_docstring(statements) else 0
+        statements[at:at] = [cst.parse_statement(text) for text in pattern.statements]
+        return updated_node.with_changes(body=body.with_changes(body=statements))
+
 
 def _is_docstring(statements: list[cst.BaseStatement]) -> bool:
     first = statements[0] if statements else None
@@ -85,39 +101,107 @@ def _is_docstring(statements: list[cst.BaseStatement]) -> bool:
     )
 
 
-def add_imports(source: str, imports: list[str], after: list[str]) -> str:
-    """The source with imports at the end of its first block of them, and lines behind that."""
+def add_imports(source: str, imports: list[str], after: list[str], own: Set[str]) -> str:
+    """The source with imports where isort would have them, and lines behind all of them.
+
+    own: the names of the project's modules and folders.
+    """
     module = cst.parse_module(source)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     newline = module.default_newline
     lines = [line for line in _LINES.split(source) if line]
     present = {line.strip() for line in lines}
-    last = 0  # how many lines stand before the new ones
-    only_docstring = True
+    last = 0  # how many lines stand before the end of the first block of imports
+    top: list[tuple[int, int, str]] = []  # each import's lines, and what it imports from
     for statement in module.body:
         if not isinstance(statement, cst.SimpleStatementLine):
             break
         small = statement.body[0]
         if isinstance(small, (cst.Import, cst.ImportFrom)):
-            only_docstring = False
+            first = positions[statement].start.line
+            top.append((first - 1, positions[statement].end.line, _imported(small)))
         elif not _is_docstring([statement]):
             break
         last = positions[statement].end.line
-    imports = sorted(imports, key=lambda line: line.startswith("from "))
     missing = [line for line in imports if line not in present]
     if re.search(r"^import\s(.*,)?\s*os\s*(,|$)", source, re.M):
         missing = [line for line in missing if line != "import os"]
-    new = [*missing, *(["", *after] if after else [])]
-    if not new:
+    if not missing and not after:
         return source
-    if last and only_docstring:
-        new = ["", *new]
-    if not last and lines and lines[0].startswith("#"):
-        # An interpreter line, an encoding or a licence stays first.
-        last = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    following = lines[last] if last < len(lines) else ""
-    if following.strip() and (after or not last or only_docstring):
-        new = [*new, ""]
     if last and not lines[last - 1].endswith(("\n", "\r")):
         lines[last - 1] += newline
+    if not top:
+        return _without_imports(lines, missing, after, last, newline)
+    inserted: dict[int, list[str]] = {}
+    for line in missing:
+        place, blank_before, blank_after = _place(line, top, lines, own)
+        if place in inserted:
+            inserted[place].insert(len(inserted[place]) - blank_after, line)
+        else:
+            inserted[place] = [*([""] * blank_before), line, *([""] * blank_after)]
+    if after:
+        following = lines[last] if last < len(lines) else ""
+        inserted[last] = [*inserted.get(last, []), "", *after, *([""] if following.strip() else [])]
+    out: list[str] = []
+    for count in range(len(lines) + 1):
+        out += [line + newline for line in inserted.get(count, [])]
+        out += lines[count : count + 1]
+    return "".join(out)
+
+
+def _without_imports(
+    lines: list[str], imports: list[str], after: list[str], last: int, newline: str
+) -> str:
+    """Imports for a file that has none: behind its docstring, its licence, its first line."""
+    new = [
+        *sorted(imports, key=lambda line: line.startswith("from ")),
+        *(["", *after] if after else []),
+    ]
+    if last:
+        new = ["", *new]
+    elif lines and lines[0].startswith("#"):
+        last = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    following = lines[last] if last < len(lines) else ""
+    if following.strip():
+        new = [*new, ""]
     return "".join([*lines[:last], *(line + newline for line in new), *lines[last:]])
+
+
+def _imported(small: cst.Import | cst.ImportFrom) -> str:
+    """`import a.b` or `from a.b`: by which isort sorts."""
+    if isinstance(small, cst.Import):
+        return "import " + dotted(small.names[0].name)
+    module = dotted(small.module) if small.module is not None else ""
+    return "from " + "." * len(small.relative) + module
+
+
+def _place(
+    line: str, top: list[tuple[int, int, str]], lines: list[str], own: Set[str]
+) -> tuple[int, bool, bool]:
+    """Before which line an import goes, and whether a blank one stands before it or behind it."""
+    word, module = line.split()[:2]
+    kind = _section(module, own)
+    same = [one for one in top if _section(one[2].split()[1], own) == kind]
+    if same:
+        # Plain imports first, then `from`, each by the alphabet.
+        wanted = (word == "from", module.lower())
+        for first, _, said in same:
+            if (said.startswith("from "), said.split()[1].lower()) > wanted:
+                return first, False, False
+        return same[-1][1], False, False
+    before = [one for one in top if _section(one[2].split()[1], own) < kind]
+    if before:
+        end = before[-1][1]
+        follows = end < len(lines) and bool(lines[end].strip())
+        return end, True, follows
+    return top[0][0], False, True
+
+
+def _section(module: str, own: Set[str]) -> int:
+    """Isort's sections: the future, the standard library, what is installed, the project's own."""
+    name = module.split(".")[0]
+    if name == "__future__":
+        return 0
+    if name in sys.stdlib_module_names:
+        return 1
+    return 3 if not name or name in own else 2

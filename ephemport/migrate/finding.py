@@ -17,7 +17,7 @@ from ephemport.migrate.flowing import Flow, calls_around
 from ephemport.migrate.functions import describe
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.texts import mentions
-from ephemport.migrate.uses import File, Finding, Meaning, Supplied, Use
+from ephemport.migrate.uses import QUANTITY, File, Finding, Meaning, Supplied, Use
 from ephemport.migrate.words import PORTS, binds, note_binding, portish
 
 _NOQA = re.compile(r"#\s*noqa(?P<codes>:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*)?", re.I)
@@ -116,6 +116,10 @@ class _Finder(cst.CSTVisitor):
             self._add((number,), node, meaning, "int", name=name)
             return
         whole, around = self._outermost_sum(node)
+        if whole is not node and places.is_drawn(whole):
+            # 20000 + random.randint(1, 9999) is another number each time, and each worker's own.
+            self._add((number,), node, QUANTITY, "int", name=name)
+            return
         if whole is not node:
             self._add((number,), whole, meaning, "sum", name=name)
             return
@@ -274,7 +278,9 @@ class _Finder(cst.CSTVisitor):
                 frozenset(calls_around(node or self.stack[-1], self.stack)),
                 places.passed_to(self.stack),
                 places.is_told(self.stack),
-                places.is_fallback(self.stack),
+                is_fallback=places.is_fallback(self.stack),
+                in_class=places.in_class(self.stack),
+                is_mixed=bool(parameter) and places.is_mixed(self.stack),
             )
         )
         if meaning.port is None or meaning.binds == "maybe":
@@ -385,6 +391,10 @@ class _Finder(cst.CSTVisitor):
 
     def look_at_ClassDef(self, node: cst.ClassDef) -> None:  # noqa: N802
         self.file.classes[node.name.value] = [dotted(base.value) for base in node.bases]
+        if not node.decorators and len(self.stack) == 1:
+            twice = node.name.value in self.file.plain_classes
+            line = self.positions[node.name].start.line
+            self.file.plain_classes[node.name.value] = 0 if twice else line
         fields = tuple(places.fields(node))
         if fields:
             self.file.signatures.setdefault(node.name.value, set()).add(fields)

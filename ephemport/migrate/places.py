@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import libcst as cst
+import libcst.matchers as m
 
 from ephemport.migrate.contexts import dotted, last_name, parameter_names
 from ephemport.migrate.functions import is_mapped
@@ -42,6 +43,23 @@ def parameter(stack: Sequence[cst.CSTNode]) -> str:
     elif row or len(names) != 1:
         return ""
     return names[place] if place < len(names) else ""
+
+
+def is_mixed(stack: Sequence[cst.CSTNode]) -> bool:
+    """Whether parametrize gives some parameter values that are no texts."""
+    call = next(one for one in reversed(stack) if _is_parametrize(one))
+    values = call.args[1].value if isinstance(call, cst.Call) else None
+    if not isinstance(values, (cst.List, cst.Tuple)):
+        return True
+    return not all(isinstance(one.value, cst.SimpleString) for one in values.elements)
+
+
+def is_drawn(computed: cst.CSTNode) -> bool:
+    """Whether a function has a say in a sum: a random number, a process id, a worker's number."""
+    return any(
+        isinstance(one, cst.Call) and last_name(one.func) not in ("int", "len", "abs", "next")
+        for one in m.findall(computed, m.Call())
+    )
 
 
 def obstacle(stack: Sequence[cst.CSTNode]) -> str:
@@ -192,6 +210,14 @@ def unless(stack: Sequence[cst.CSTNode]) -> Parameter | None:
     if given.value not in names:
         return None
     return Parameter(callee, given.value, names.index(given.value))
+
+
+def in_class(stack: Sequence[cst.CSTNode]) -> str:
+    """The outermost class, if its names are known here: not in a comprehension of its body."""
+    owner = next((one for one in stack if isinstance(one, cst.ClassDef)), None)
+    in_method = any(isinstance(one, cst.FunctionDef) for one in stack)
+    hidden = any(isinstance(one, (cst.BaseComp, cst.Lambda)) for one in stack)
+    return owner.name.value if owner is not None and (in_method or not hidden) else ""
 
 
 def fields(node: cst.ClassDef) -> list[str]:

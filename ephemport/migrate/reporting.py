@@ -51,6 +51,22 @@ def as_diff(before: Mapping[Path, str], after: Mapping[Path, str], root: Path) -
     return "".join(parts)
 
 
+def moved(
+    findings: Iterable[Finding], before: Mapping[Path, str], after: Mapping[Path, str]
+) -> list[Finding]:
+    """The findings where they stand in the files as they are written now."""
+    lines: dict[Path, dict[int, int]] = {}
+    for path, text in after.items():
+        old, new = before[path].splitlines(), text.splitlines()
+        matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+        lines[path] = {
+            start + n + 1: first + min(n, max(last - first - 1, 0)) + 1
+            for _, start, end, first, last in matcher.get_opcodes()
+            for n in range(end - start)
+        }
+    return [one._replace(line=lines.get(one.path, {}).get(one.line, one.line)) for one in findings]
+
+
 def watched(items: Iterable[_Item], count: int, what: str) -> Iterator[_Item]:
     """The items one by one, with a bar on a terminal if there are many and rich is installed."""
     if count < _MANY or not sys.stderr.isatty():

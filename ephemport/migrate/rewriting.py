@@ -28,12 +28,20 @@ def rewrite(decision: Decision, patterns: list[Pattern]) -> dict[Path, str]:
         for pattern in patterns
         for number, name in pattern.variables.items()
     }
+    for pattern in patterns:
+        for number in decision.converted() if pattern.in_class else ():
+            name = pattern.variables.get(number.number)
+            for use in number.uses if name else ():
+                inside = f"{pattern.in_class}.{name}" if use.function else str(name)
+                variables[use.path, use.function or 0, number.number] = inside
     uses: dict[Path, list[Use]] = defaultdict(list)
     converted = {number.number for number in decision.converted()}
     for number in decision.converted():
         for use in number.uses:
             if use not in uses[use.path]:
                 uses[use.path].append(use)
+    own_names = {path.stem for path in decision.files}
+    own_names |= {path.parent.name for path in decision.files}
     handed_on = _numbers_handed_on(decision, uses, variables)
     changed: dict[Path, str] = {}
     for path in sorted({*uses, *handed_on}):
@@ -45,14 +53,14 @@ def rewrite(decision: Decision, patterns: list[Pattern]) -> dict[Path, str]:
         imports = []
         if mapped or path in handed_on:
             imports.append(_MAP_IMPORT + (f" as {name}" if name != "port_map" else ""))
-        if any(pattern.manager for pattern in own):
+        if any(pattern.needs_manager for pattern in own):
             imports.append(_MANAGER_IMPORT)
         after = []
         if path in handed_on:
             numbers = ", ".join(str(number) for number in handed_on[path])
             after = [_HANDED_ON, f"os.environ.update({name}.environ({numbers}))"]
             imports.append("import os")
-        changed[path] = add_imports(source, imports, after)
+        changed[path] = add_imports(source, imports, after, own_names)
     return changed
 
 
@@ -145,6 +153,8 @@ def _inside(path: Path, uses: Iterable[Use], converted: set[int], map_name: str)
                 numbers[line, name].append(number)
         else:
             replaced = f'{name} = {name}.replace("{number}", str({map_name}[{number}]))'
+            if use.is_mixed:
+                replaced += f" if isinstance({name}, str) else {name}"
             if replaced not in texts[line]:
                 texts[line].append(replaced)
     for (line, name), known in numbers.items():

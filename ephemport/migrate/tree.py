@@ -16,6 +16,9 @@ _SKIPPED = each(
 )
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg", "pytest.ini", "tox.ini")
 _TEST_FOLDERS = {"test", "tests", "testing", "integration_tests", "functional_tests"}
+_HELPERS = each(
+    "helper helpers fixture fixtures support util utils common fake fakes mock mocks stub stubs"
+)
 _DATA = each(
     ".yaml .yml .json .toml .cfg .ini .conf .env .properties .xml .sh .js .mjs .ts .rb .go .rs "
     ".java .tf .service"
@@ -34,14 +37,27 @@ class Tree(NamedTuple):
     chosen: frozenset[Path]
 
 
-def read_tree(paths: Iterable[Path]) -> Tree:
-    """The project around `paths`. FileNotFoundError for a path that is not there."""
+def read_tree(paths: Iterable[Path], exclude: Iterable[str] = ()) -> Tree:
+    """The project around `paths`. FileNotFoundError for a path that is not there.
+
+    exclude: patterns as in .gitignore, of what not to look at.
+    """
     given = [path.resolve() for path in paths]
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
     root = _root(given)
-    files = list(_files(root))
+    excluded = list(exclude)
+    files = [
+        path
+        for path in _files(root)
+        if not any(
+            _ignores(root, pattern, part)
+            for pattern in excluded
+            for part in (path, *path.parents)
+            if part != root and part.is_relative_to(root)
+        )
+    ]
     python = [path for path in files if path.suffix == ".py"]
     # A file that is named outright counts even where its folder would be skipped.
     named = [path for path in given if path.is_file() and path not in set(python)]
@@ -63,12 +79,16 @@ def suite_of(tree: Tree) -> frozenset[Path]:
         path.parent == tree.root and path.name != "conftest.py" and is_test_file(path)
         for path in tree.python
     )
+    # A package beside bare tests is what they test, unless it is called a helper of theirs.
+    packages = {path.parent for path in tree.python if path.name == "__init__.py"}
     found = set()
     for path in tree.python:
         parts = path.relative_to(tree.root).parts[:-1] if path.is_relative_to(tree.root) else ()
         above = {path.parent, *path.parent.parents} & with_tests - {tree.root}
+        in_package = bool(parts) and tree.root / parts[0] in packages
+        helps = bare and not (in_package and _HELPERS.isdisjoint(parts[0].split("_")))
         beside = path.parent == tree.root and tree.root in with_tests and not ships
-        if is_test_file(path) or _TEST_FOLDERS & set(parts) or above or beside or bare:
+        if is_test_file(path) or _TEST_FOLDERS & set(parts) or above or beside or helps:
             found.add(path)
     return frozenset(found) if found or ships else frozenset(tree.python)
 

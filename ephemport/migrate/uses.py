@@ -51,7 +51,9 @@ class Use:
     passed_to: frozenset[str] = frozenset()  # what is called with it, or with what is made of it
     argument: tuple[str, int] = ("", 0)  # the function it is passed to; -1 if by keyword
     told: bool = False  # it stands in what is printed or logged, or in a help text
+    in_class: str = ""  # the outermost class
     is_fallback: bool = False  # `port or 9001`
+    is_mixed: bool = False  # parametrize gives the parameter other things than texts, too
     source: "Use | None" = None  # for "argument": the product's default, if that is a text
 
 
@@ -160,6 +162,7 @@ class File:
     findings: list[Finding] = field(default_factory=list)
     functions: dict[int, Function] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    plain_classes: dict[str, int] = field(default_factory=dict)  # undecorated; where they begin
     name_callees: dict[str, set[str]] = field(default_factory=dict)
     binders: set[str] = field(default_factory=set)
     calls_within: dict[str, set[str]] = field(default_factory=dict)
