@@ -2,8 +2,11 @@
 
 import copy
 import json
+import os
+import select
 import socket
 import tempfile
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +77,7 @@ class IsolatedWorkers:
         self._network = network_of()
         self._networks: dict[str, PinnedNetwork] = {}
         self._shared_spec: Spec | None = None
+        config.add_cleanup(self._end_what_is_left)
         folder = tempfile.TemporaryDirectory(prefix="ephemport-workers-")
         self._folder = folder.name
         config.add_cleanup(folder.cleanup)
@@ -98,13 +102,24 @@ class IsolatedWorkers:
         node.workerinput[_FOLDER] = self._folder
         if not self.is_shared(node):
             with suppress(OSError):
-                self._networks[node.gateway.id] = PinnedNetwork(node.gateway._rinfo().pid)
+                pid = node.gateway._rinfo().pid
+                self._networks[node.gateway.id] = PinnedNetwork(pid)
+                threading.Thread(
+                    target=_end_with, args=(os.pidfd_open(pid), PinnedNetwork(pid)), daemon=True
+                ).start()
 
     def pytest_testnodedown(self, node: Worker, error: object | None) -> None:
         """End what a worker that crashed, or was killed, had started: nobody else will."""
         network = self._networks.pop(node.gateway.id, None)
         if network is not None:
             if error and network.name != self._network:
+                end_processes_in(network)
+            network.close()
+
+    def _end_what_is_left(self) -> None:
+        """A run that breaks off in the controller hears of no worker's end."""
+        for network in self._networks.values():
+            if network.name != self._network:
                 end_processes_in(network)
             network.close()
 
@@ -144,3 +159,22 @@ class IsolatedWorkers:
             result=[],
         )
         self._config.hook.pytest_collectreport(report=report)
+
+
+def _end_with(worker: int, network: PinnedNetwork) -> None:
+    """End what a worker had started as soon as a signal ends it. worker: its pidfd.
+
+    A child that it forked has its connection to the controller open, and until that is closed xdist
+    waits for a worker that is gone.
+    """
+    try:
+        waiting = select.poll()
+        waiting.register(worker, select.POLLIN)
+        waiting.poll()
+        with suppress(ChildProcessError):
+            ended = os.waitid(os.P_PIDFD, worker, os.WEXITED | os.WNOWAIT)
+            if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                end_processes_in(network)
+    finally:
+        os.close(worker)
+        network.close()

@@ -209,6 +209,34 @@ def test_a_worker_that_is_killed(anyones_suite: Suite) -> None:
     assert _isolate.network_of(int(server)) != network
 
 
+FORKED = """
+import multiprocessing, os, signal, socket, time
+
+def serve():
+    with socket.create_server(("127.0.0.1", 9001)):
+        signal.pause()
+
+def test_crash():
+    process = multiprocessing.get_context("fork").Process(target=serve)
+    process.start()
+    with open("crashed", "a") as file:
+        file.write(f"{process.pid} {os.readlink('/proc/self/ns/net')}\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def test_next():
+    pass
+"""
+
+
+def test_a_worker_that_is_killed_while_its_fork_lives(suite: Suite) -> None:
+    """The fork has the worker's connection to the controller open, and would hold up the run."""
+    suite.file("test_it.py", FORKED)
+    run = suite.run("-n", "1", "--ephemport-isolate")
+    assert run.outcomes == {"failed": 1, "passed": 1}, run.output
+    server, network = suite.said("crashed")[0].split()
+    assert _isolate.network_of(int(server)) != network
+
+
 def test_the_run_ends_at_the_first_failure(suite: Suite) -> None:
     suite.file("test_it.py", WHERE + "\n@pytest.mark.ephemport_shared\ndef test_no(): assert 0")
     run = suite.run("-n", "2", "--ephemport-isolate", "--maxfail=1")
