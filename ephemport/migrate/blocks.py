@@ -1,5 +1,6 @@
 """Edits of whole blocks: imports at the top, parameters, and statements around a body."""
 
+import ast
 import re
 import sys
 from collections.abc import Set
@@ -7,7 +8,6 @@ from collections.abc import Set
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
-from ephemport.migrate.contexts import dotted
 from ephemport.migrate.patterns import Pattern
 
 _LINES = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
@@ -106,23 +106,17 @@ def add_imports(source: str, imports: list[str], after: list[str], own: Set[str]
 
     own: the names of the project's modules and folders.
     """
-    module = cst.parse_module(source)
-    positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
-    newline = module.default_newline
     lines = [line for line in _LINES.split(source) if line]
+    newline = next((line[len(line.rstrip("\r\n")) :] for line in lines), "") or "\n"
     present = {line.strip() for line in lines}
     last = 0  # how many lines stand before the end of the first block of imports
     top: list[tuple[int, int, str]] = []  # each import's lines, and what it imports from
-    for statement in module.body:
-        if not isinstance(statement, cst.SimpleStatementLine):
+    for statement in ast.parse(source.removeprefix("\ufeff")).body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            top.append((statement.lineno - 1, statement.end_lineno or 0, _imported(statement)))
+        elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             break
-        small = statement.body[0]
-        if isinstance(small, (cst.Import, cst.ImportFrom)):
-            first = positions[statement].start.line
-            top.append((first - 1, positions[statement].end.line, _imported(small)))
-        elif not _is_docstring([statement]):
-            break
-        last = positions[statement].end.line
+        last = statement.end_lineno or 0
     missing = [line for line in imports if line not in present]
     if re.search(r"^import\s(.*,)?\s*os\s*(,|$)", source, re.M):
         missing = [line for line in missing if line != "import os"]
@@ -167,12 +161,11 @@ def _without_imports(
     return "".join([*lines[:last], *(line + newline for line in new), *lines[last:]])
 
 
-def _imported(small: cst.Import | cst.ImportFrom) -> str:
+def _imported(statement: ast.Import | ast.ImportFrom) -> str:
     """`import a.b` or `from a.b`: by which isort sorts."""
-    if isinstance(small, cst.Import):
-        return "import " + dotted(small.names[0].name)
-    module = dotted(small.module) if small.module is not None else ""
-    return "from " + "." * len(small.relative) + module
+    if isinstance(statement, ast.Import):
+        return f"import {statement.names[0].name}"
+    return f"from {'.' * statement.level}{statement.module or ''}"
 
 
 def _place(

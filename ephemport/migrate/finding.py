@@ -3,6 +3,7 @@
 import re
 import tokenize
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +15,10 @@ from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 from ephemport.migrate import places, races
 from ephemport.migrate.contexts import dotted, last_name, meaning_of, text_of
 from ephemport.migrate.flowing import Flow, calls_around
-from ephemport.migrate.functions import describe
+from ephemport.migrate.functions import describe, note_inside
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.texts import mentions
-from ephemport.migrate.uses import QUANTITY, File, Finding, Meaning, Supplied, Use
+from ephemport.migrate.uses import QUANTITY, File, Finding, Function, Meaning, Supplied, Use
 from ephemport.migrate.words import PORTS, binds, note_binding, portish
 
 _NOQA = re.compile(r"#\s*noqa(?P<codes>:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*)?", re.I)
@@ -49,12 +50,19 @@ def read_file(path: Path) -> File:
     except RecursionError:
         file.unreadable = "too deeply nested"
         return file
-    positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     _read_noqa(file)
-    finder = _Finder(file, module, cast("dict[cst.CSTNode, CodeRange]", positions))
+    finder = _Finder(file, module, positions_in(module))
     module.visit(finder)
     finder.follow()
     return file
+
+
+def positions_in(module: cst.Module) -> Mapping[cst.CSTNode, CodeRange]:
+    """Where every node is."""
+    # As MetadataWrapper.resolve() has it, without its second way through the whole tree for the
+    # providers that share one: there are none.
+    wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
+    return cast("Mapping[cst.CSTNode, CodeRange]", PositionProvider()._gen(wrapper))
 
 
 def _read_noqa(file: File) -> None:
@@ -67,7 +75,7 @@ def _read_noqa(file: File) -> None:
 
 class _Finder(cst.CSTVisitor):
     def __init__(
-        self, file: File, module: cst.Module, positions: "dict[cst.CSTNode, CodeRange]"
+        self, file: File, module: cst.Module, positions: Mapping[cst.CSTNode, CodeRange]
     ) -> None:
         self.file = file
         self.flow = Flow(module, lambda node: positions[node].start.line)
@@ -75,18 +83,37 @@ class _Finder(cst.CSTVisitor):
         self.asking: list[tuple[int, cst.CSTNode, list[cst.CSTNode]]] = []
         self.positions = positions
         self.stack: list[cst.CSTNode] = []
+        self.outermost: cst.FunctionDef | None = None
+        self.inside: Function | None = None  # whose body this is
+        self.nested = 0
         ends = [match.end() for match in _NEW_LINE.finditer(file.source)]
         self.lines = [0, *ends]
 
     def on_visit(self, node: cst.CSTNode) -> bool:
+        if self.outermost is None:
+            if isinstance(node, cst.FunctionDef):
+                self.outermost = node
+        elif node is self.outermost.body:
+            self.inside = self.file.functions[self.positions[self.outermost.name].start.line]
         look = getattr(self, f"look_at_{type(node).__name__}", None)
         if look is not None:
             look(node)
+        if self.inside is not None:
+            note_inside(node, self.inside, not self.nested)
+            self.nested += isinstance(node, cst.FunctionDef)
         self.stack.append(node)
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
         self.stack.pop()
+        if self.outermost is None:
+            return
+        if self.inside is not None and isinstance(original_node, cst.FunctionDef):
+            self.nested -= original_node is not self.outermost
+        if original_node is self.outermost.body:
+            self.inside = None
+        elif original_node is self.outermost:
+            self.outermost = None
 
     def follow(self) -> None:
         """Ask the names that a number is given to, or what is made of it."""
@@ -310,13 +337,13 @@ class _Finder(cst.CSTVisitor):
             self.file.defaults.append(default._replace(is_text=is_text))
 
     def _function(self) -> tuple[int | None, int | None]:
-        for place, node in enumerate(self.stack):
-            if isinstance(node, cst.FunctionDef):
-                line = self.positions[node.name].start.line
-                inside = self.stack[place + 1] if place + 1 < len(self.stack) else None
-                if isinstance(inside, (cst.Decorator, cst.Parameters, cst.Annotation)):
-                    return None, line if isinstance(inside, cst.Decorator) else None
-                return line, None
+        """Where the outermost function begins whose body, or whose decorator, this is in."""
+        if self.inside is not None:
+            return self.inside.line, None
+        if self.outermost is not None and self.outermost in self.stack:
+            place = self.stack.index(self.outermost) + 1
+            if place < len(self.stack) and isinstance(self.stack[place], cst.Decorator):
+                return None, self.positions[self.outermost.name].start.line
         return None, None
 
     def _span(self, node: cst.CSTNode) -> tuple[int, int]:

@@ -11,7 +11,7 @@ _ENDS = each("close stop shutdown terminate kill aclose cleanup closed end exit 
 
 
 def describe(node: cst.FunctionDef, line: int, in_class: str | None) -> Function:
-    """The facts about an outermost function or method."""
+    """The facts about an outermost function or method, but for its body."""
     function = Function(
         node.name.value,
         line,
@@ -33,7 +33,6 @@ def describe(node: cst.FunctionDef, line: int, in_class: str | None) -> Function
         or parameters.star_kwarg
         or any(one.default is not None for one in parameters.params)
     )
-    node.body.visit(_Body(function))
     return function
 
 
@@ -63,47 +62,35 @@ def is_mapped(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Subscript) and dotted(node.value).endswith("port_map")
 
 
-class _Body(cst.CSTVisitor):
-    def __init__(self, function: Function) -> None:
-        self.function = function
-        self.depth = 0
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:  # noqa: N802
-        self.depth += 1
-
-    def leave_FunctionDef(self, original_node: cst.FunctionDef) -> None:  # noqa: N802
-        self.depth -= 1
-
-    def visit_Call(self, node: cst.Call) -> None:  # noqa: N802
+def note_inside(node: cst.CSTNode, function: Function, is_own: bool) -> None:
+    """Note what stands in a function's body. is_own: not in a function within it."""
+    if isinstance(node, cst.Call):
         name = last_name(node.func)
-        self.function.calls.add(name)
-        self.function.ends_things = self.function.ends_things or not _ENDS.isdisjoint(words(name))
-
-    def visit_Attribute(self, node: cst.Attribute) -> None:  # noqa: N802
-        if m.matches(node.value, m.Name("self")) and not node.attr.value.startswith("assert"):
-            self.function.uses_self = True
-
-    def visit_Subscript(self, node: cst.Subscript) -> None:  # noqa: N802
+        function.calls.add(name)
+        function.ends_things = function.ends_things or not _ENDS.isdisjoint(words(name))
+    elif isinstance(node, cst.Attribute):
+        if isinstance(node.value, cst.Name) and node.value.value == "self":
+            function.uses_self = function.uses_self or not node.attr.value.startswith("assert")
+    elif isinstance(node, cst.Subscript):
         if is_mapped(node) and m.findall(node, m.Attribute(m.Name("request"), m.Name("param"))):
-            self.function.maps_params = True
-
-    def visit_With(self, node: cst.With) -> None:  # noqa: N802
-        self.function.ends_things = True
-
-    def visit_Assign(self, node: cst.Assign) -> None:  # noqa: N802
+            function.maps_params = True
+    elif isinstance(node, cst.With):
+        function.ends_things = True
+    elif isinstance(node, cst.Assign):
         name = last_name(node.targets[0].target)
-        if name in self.function.parametrized:
-            numbers = self.function.replaced.setdefault(name, set())
-            numbers |= {
-                int(one.value)
-                for found in m.findall(node.value, m.Subscript())
-                if isinstance(found, cst.Subscript) and is_mapped(found)
-                for one in m.findall(found, m.Integer())
-                if isinstance(one, cst.Integer)
-            }
+        if name in function.parametrized:
+            function.replaced.setdefault(name, set()).update(_mapped_numbers(node.value))
+    elif isinstance(node, cst.Yield):
+        function.yields = function.yields or is_own
+    elif isinstance(node, cst.Return):
+        function.returns = function.returns or (is_own and node.value is not None)
 
-    def visit_Yield(self, node: cst.Yield) -> None:  # noqa: N802
-        self.function.yields = self.function.yields or not self.depth
 
-    def visit_Return(self, node: cst.Return) -> None:  # noqa: N802
-        self.function.returns = self.function.returns or (not self.depth and node.value is not None)
+def _mapped_numbers(value: cst.BaseExpression) -> set[int]:
+    return {
+        int(one.value)
+        for found in m.findall(value, m.Subscript())
+        if isinstance(found, cst.Subscript) and is_mapped(found)
+        for one in m.findall(found, m.Integer())
+        if isinstance(one, cst.Integer)
+    }

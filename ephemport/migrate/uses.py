@@ -81,12 +81,12 @@ class Function:
     calls: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
 
-    @property
+    @cached_property
     def is_fixture(self) -> bool:
         """Whether pytest calls it for a fixture's value."""
         return any(name.rpartition(".")[2] == "fixture" for name in self.decorators)
 
-    @property
+    @cached_property
     def is_test(self) -> bool:
         """Whether pytest collects it."""
         return self.name.startswith("test") and not self.is_fixture
