@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ephemport.migrate.binding import Binding
 from ephemport.migrate.connecting import Connections
 from ephemport.migrate.defaults import Defaults
 from ephemport.migrate.reaching import Reached
@@ -63,17 +64,14 @@ class Decision:
         self.product = [files[path] for path in sorted(reached.python - suite)]
         self._identifiers = set[str]().union(*(file.identifiers for file in self.suite))
         self._names_in_strings = set[str]().union(*(file.names_in_strings for file in self.suite))
-        self._binders = self._all_binders()
+        self._binding = Binding(self.suite, self.product)
         self._connections = Connections(self.suite)
-        self._defined = set[str]().union(
-            *({*file.signatures, *file.classes} for file in (*self.suite, *self.product))
-        )
         self._defaults = Defaults(self.product, self.suite)
         self.numbers = self._numbers()
         for number in self.numbers.values():
             islands = partial(self._islands, number)
             number.uses += self._defaults.supplied(number.number, islands)
-            number.bound = self._bound(number)
+            number.bound = self._binding.of(number.uses)
         sure = {value for value, number in self.numbers.items() if number.bound != "no"}
         for value, number in self.numbers.items():
             if number.bound == "no" and value not in WELL_KNOWN:
@@ -225,55 +223,6 @@ class Decision:
                     f"the {number.number} at {self._place(use)} may be something else than the "
                     "port: it also counts something there"
                 )
-
-    # does anything bind it
-
-    def _bound(self, number: Number) -> str:
-        told = set()
-        for use in number.uses:
-            if use.meaning.port:
-                told |= self._binds(use)
-        if "yes" in told:
-            return "yes"
-        # What nobody reaches is data: an address that is formatted, a peer that is made up.
-        return "maybe" if {"maybe", "no"} <= told else "no"
-
-    def _all_binders(self) -> set[str]:
-        """The classes and functions that bind what they are given, directly or through others."""
-        found = set[str]().union(*(file.binders for file in (*self.suite, *self.product)))
-        grown = True
-        while grown:
-            more = {
-                name
-                for file in (*self.suite, *self.product)
-                for name, calls in file.calls_within.items()
-                if name[:1].isupper() and calls & found
-            }
-            grown = not more <= found
-            found |= more
-        return {name for name in found if not name.startswith("test")}
-
-    def _binds(self, use: Use) -> set[str]:
-        told = {use.meaning.binds}
-        if use.meaning.binds == "maybe":
-            if use.passed_to & self._binders or any(binds(one) == "yes" for one in use.passed_to):
-                return {"yes"}
-            if use.argument[0] and use.argument[0] not in self._defined:
-                # Another library's class that is named like no server.
-                told = {"no"}
-        if use.name and use.name.isidentifier():
-            used = set[str]()
-            for file in self.suite:
-                used |= file.name_binds.get(use.name, set())
-                if file.name_callees.get(use.name, set()) & self._binders:
-                    return {"yes"}
-            if "yes" in used:
-                return {"yes"}
-            # A constant that only clients use, and nothing else, proves nothing.
-            if used == {"no"} and use.function is None and use.name.isupper():
-                return {"no"}
-            told |= used
-        return told
 
     # what stands in the way
 
