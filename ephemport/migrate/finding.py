@@ -13,7 +13,7 @@ from libcst.metadata import CodeRange
 
 from ephemport.migrate import places
 from ephemport.migrate.contexts import dotted, last_name, meaning_of, text_of
-from ephemport.migrate.flowing import calls_around
+from ephemport.migrate.flowing import Name, calls_around
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.reader import NEW_LINE, Reader, positions_in
 from ephemport.migrate.texts import mentions
@@ -73,7 +73,9 @@ class _Finder(Reader):
 
     def follow(self) -> None:
         """Ask the names that a number is given to, or what is made of it."""
-        names = {place: set(self.flow.targets(node, stack)) for place, node, stack in self.asking}
+        names: dict[int, set[Name]] = {}
+        for place, node, stack in self.asking:
+            names.setdefault(place, set()).update(self.flow.targets(node, stack))
         self.flow.follow(set().union(*names.values()))
         for place, given_to in names.items():
             use = self.file.uses[place]
@@ -274,13 +276,13 @@ class _Finder(Reader):
         around = list(self.stack)
         while node in around:
             around.pop()
-        use = self.file.uses[-1]
-        if use.meaning.port:
+        place = len(self.file.uses) - 1
+        if node is not None:
+            self.asking.append((place, node, list(around)))
+        if self.file.uses[-1].meaning.port:
             # What is made of a port: Settings(port=9001), {"port": 9001}, "localhost:9001".
             while around and not isinstance(around[-1], cst.BaseStatement):
-                if isinstance(around[-1], (cst.Call, cst.Dict)):
-                    node = around.pop()
-                    break
-                around.pop()
-        if node is not None:
-            self.asking.append((len(self.file.uses) - 1, node, around))
+                made = around.pop()
+                if isinstance(made, (cst.Call, cst.Dict)):
+                    self.asking.append((place, made, around))
+                    return

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from ephemport.migrate.contexts import last_name, meaning_of
+from ephemport.migrate.contexts import last_name, meaning_of, parameter_names
 from ephemport.migrate.words import converts
 
 _STEPS = 5
 _TAKES = ("pop", "popleft", "get", "get_nowait")
-_PASSES_ON = ("range", "count", "append", "add", "put", "cycle")
+_PASSES_ON = ("range", "count", "append", "add", "put", "cycle", "param")
 
 
 class Name(NamedTuple):
@@ -90,6 +90,13 @@ class Flow:
                 if not isinstance(call, cst.Call):
                     return
                 callee = last_name(call.func)
+                if callee == "parametrize":
+                    for name in parameter_names(call):
+                        yield self.local(name, stack)
+                    return
+                if callee == "fixture":  # its params
+                    yield Name(None, "param")
+                    return
                 if not converts(callee) and callee not in _PASSES_ON:
                     yield from self._parameter(parent, call, callee)
                     return

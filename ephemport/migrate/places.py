@@ -47,7 +47,7 @@ def parameter(stack: Sequence[cst.CSTNode]) -> str:
 
 def is_mixed(stack: Sequence[cst.CSTNode]) -> bool:
     """Whether parametrize gives some parameter values that are no texts."""
-    call = next(one for one in reversed(stack) if _is_parametrize(one))
+    call = next((one for one in reversed(stack) if _is_parametrize(one)), None)
     values = call.args[1].value if isinstance(call, cst.Call) else None
     if not isinstance(values, (cst.List, cst.Tuple)):
         return True

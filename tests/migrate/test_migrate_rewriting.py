@@ -111,6 +111,19 @@ def serve(n):
             "last = port_map[9001]",
         ),
         ("ns = iter(range(9001, 9003))\nserve(next(ns))", "port in range(9001, 9003)])"),
+        (
+            "[Relay('127.0.0.1', port) for port in range(9001, 9003)]\n"
+            "class Relay:\n    def __init__(self, host, n): serve(n)",
+            "for port in [port_map[port] for port in range(9001, 9003)]",
+        ),
+        (
+            "@pytest.mark.parametrize('n', [9001])\ndef test_it(n):\n    serve(n)",
+            "n = {9001: port_map[9001]}.get(n, n)",
+        ),
+        (
+            "@pytest.fixture(params=[9001])\ndef it(request):\n    serve(request.param)",
+            "serve(port_map[request.param])",
+        ),
         ("def number(): return 9001\nserve(number())", "return port_map[9001]"),
         (
             "def get_port(): return 9001\nURL = '127.0.0.1:9001'\nserve(9001)",

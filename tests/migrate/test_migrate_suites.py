@@ -9,27 +9,37 @@ from tests.migrate.conftest import Folder
 
 
 @pytest.mark.parametrize(
-    ("name", "tests", "failing"),
+    ("name", "tests", "failing", "left"),
     [
-        pytest.param("chat", 19, 0, marks=pytest.mark.slow),
-        pytest.param("cluster", 14, 0),
-        pytest.param("launcher", 14, 1),
+        pytest.param("chat", 19, 0, "9000", marks=pytest.mark.slow),
+        pytest.param("cluster", 14, 0, "7999"),
+        pytest.param("launcher", 14, 1, "6190"),
     ],
 )
 def test_migrated_suite_gives_what_it_gave(
-    suite: Callable[[str], Folder], name: str, tests: int, failing: int
+    suite: Callable[[str], Folder], name: str, tests: int, failing: int, left: str
 ) -> None:
     folder = suite(name)
     before = folder.pytest(alone=True)
     assert len(before.outcomes) == tests, before.stdout
     assert list(before.outcomes.values()).count("PASSED") == tests - failing, before.stdout
     migrated = folder.migrate("--write")
-    assert migrated.status in (0, 1), migrated.stderr
+    assert set(re.findall(r"port (\d+) .*\(left: ", migrated.stdout)) == {left}, migrated.stdout
     after = folder.pytest("-n", "4")
     assert after.outcomes == before.outcomes, after.stdout
     written = folder.snapshot()
     assert "0 uses replaced in 0 files" in folder.migrate("--write").stderr
     assert folder.snapshot() == written
+
+
+@pytest.mark.parametrize("name", ["chat", "cluster", "launcher"])
+def test_isolated_suite_gives_what_it_gave(suite: Callable[[str], Folder], name: str) -> None:
+    folder = suite(name)
+    before = folder.pytest(alone=True)
+    files = folder.snapshot()
+    after = folder.pytest("-n", "4", "--ephemport-isolate")
+    assert after.outcomes == before.outcomes, after.stdout
+    assert folder.snapshot() == files
 
 
 @pytest.mark.parametrize("name", ["chat", "cluster", "launcher"])
