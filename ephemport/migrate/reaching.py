@@ -20,7 +20,7 @@ _IMPORT = re.compile(
     re.M,
 )
 _STRING = re.compile(r"'([^'\n]{1,200})'|\"([^\"\n]{1,200})\"")
-_WORD = re.compile(r"[\w./-]+")
+_WORD = re.compile(r"[\w./*-]+")
 _SCRIPT = re.compile(r"""^\s*["']?([\w.-]+?)["']?\s*=\s*["']([\w.]+):[\w.]+""", re.M)
 _SETTINGS = each(".yaml .yml .json .toml .cfg .ini .env .properties")
 _OTHERS_SETTINGS = re.compile(
@@ -178,7 +178,8 @@ def _words(text: str) -> set[str]:
 def _is_read(
     path: Path, tree: Tree, folders: set[Path], suite_folders: set[Path], said: set[str]
 ) -> bool:
-    if path.name in said or path.stem in said:
+    suffix = path.suffix or path.name
+    if path.name in said or (path.stem in said and {suffix, "*" + suffix} & said):
         return True
     if path.parent in folders and path.name in _PYTEST_SETTINGS:
         return True
