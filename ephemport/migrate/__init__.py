@@ -4,34 +4,36 @@ The rule of rules: a number is a name. If every place of the tree where 9001 mea
 the same other number, the suite means what it meant; if one place is missed, it is broken. So all
 uses of a number change together, or none does and each is reported with the reason.
 
-Which numbers. 1024 to 65535, decimal, in files of the suite: test files, conftest.py, and what lies
+Which numbers. 1024 to 65534, decimal, in files of the suite: test files, conftest.py, and what lies
 in test folders or beside tests. One of the uses must say that it is a port: it is bound, passed to
-something named port, after a host, in a URL or host:port of this machine (`contexts`, `texts`).
-And something must bind it, or seem to: what only clients use is somebody else's service.
+something named port, after a host, in a URL or host:port of this machine (`contexts`, `texts`), or
+given to a name that ends up so (`flowing`). And something must bind it, or seem to and be reached
+(`binding`): what only clients use is somebody else's service, what nobody reaches is data.
 
 Which uses. Once a number is a port, the uses that say nothing of themselves (`start(9001)`,
-`{9001: "a"}`, `assert answer == 9001`) change along. A number that a server is expected to show is
-among them: the server was given the stand-in and shows it. Not among them are
+`{9001: "a"}`, `assert answer == 9001`) change along if the port is near: in their function, class
+or file, or behind a fixture or helper that they name (`connecting`). A number that a server is
+expected to show is among them: the server was given the stand-in and shows it. Not among them are
 - quantities: `timeout=5000`, `recv(8192)`, `port > 1024`, and the distance in `PORT + 1000`;
 - documentation strings and comments; URLs of other hosts;
 - islands: tests that neither start nor reach a server and use nothing made of the number, such as
   `assert urlparse("http://h:9001").port == 9001`. They hold as they are, whatever the number is.
 Numbers that people write for many reasons (8000, 4096, 2024) change only along with a use that is
-certainly a port, and stay if the tree also counts something with them.
+certainly a port, and stay if something is counted with them in the same place.
 
 What cannot change keeps the number everywhere: values of fixtures' params, and what parametrize
 gives to more than its own test (a test replaces them itself, in a first statement: the ids must
-agree between workers), and constants that are passed there; annotations and match
-patterns; a line with `# noqa: EPH...`; YAML, JSON, INI, shell and the like that repeat it; the
-product's own source, unless it is a default that the suite always overrides; a file that does not
-parse; files outside of the paths that were given.
+agree between workers), and ids that are computed from it; annotations and match patterns; a line
+with `# noqa: EPH...`; YAML, JSON, INI, shell and the like that the suite may read (`reaching`); the
+product's own source, unless it is a default that the suite overrides, or can be made to
+(`defaults`); a file that does not parse; files outside of the paths that were given.
 
 What takes its place. `port_map[9001]`, an int, wherever an expression can stand, at import too;
 `port_map[9000 + i]` where a port is computed; an f-string for a string (braces doubled, so
 that % and .format() still find what they found); `b"...%d" % port_map[9001]` for bytes. A number
-whose uses all lie in one test or one fixture goes to the documented fixtures instead, if it is
-certain that they do: of the right scope, without names that are taken, without a server in sight
-that sets no option. Scripts that the suite runs find the same numbers in the environment: a line
+whose uses all lie in one test, fixture or class goes to the documented fixtures and
+TestPortManager instead, if it is certain that they do: of the right scope, without names that are
+taken, without a server in sight that sets no option. Scripts that the suite runs find the same numbers in the environment: a line
 in conftest.py puts them there.
 """
 
