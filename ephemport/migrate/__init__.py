@@ -33,8 +33,8 @@ What takes its place. `port_map[9001]`, an int, wherever an expression can stand
 that % and .format() still find what they found); `b"...%d" % port_map[9001]` for bytes. A number
 whose uses all lie in one test, fixture or class goes to the documented fixtures and
 TestPortManager instead, if it is certain that they do: of the right scope, without names that are
-taken, without a server in sight that sets no option. Scripts that the suite runs find the same numbers in the environment: a line
-in conftest.py puts them there.
+taken, without a server in sight that sets no option. Scripts that the suite runs find the same
+numbers in the environment: a line in conftest.py puts them there.
 """
 
 from collections.abc import Iterable, Mapping
