@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ephemport.migrate.uses import File, Use
-from ephemport.migrate.words import binds
+from ephemport.migrate.words import binds, is_everybodys
 
 
 class Binding:
@@ -12,7 +12,7 @@ class Binding:
     def __init__(self, suite: Sequence[File], product: Sequence[File]) -> None:
         self.suite = suite
         self.files = [*suite, *product]
-        self._binders = self._all_binders()
+        self.binders = self._all_binders()
         self._defined = set[str]().union(
             *({*file.signatures, *file.classes} for file in self.files)
         )
@@ -37,7 +37,12 @@ class Binding:
                 name
                 for file in self.files
                 for name, calls in file.calls_within.items()
-                if name[:1].isupper() and calls & found
+                if calls & found and not is_everybodys(name)
+            } | {
+                name
+                for file in self.files
+                for name, bases in file.classes.items()
+                if any(base.rpartition(".")[2] in found for base in bases)
             }
             grown = not more <= found
             found |= more
@@ -46,7 +51,7 @@ class Binding:
     def _binds(self, use: Use) -> set[str]:
         told = {use.meaning.binds}
         if use.meaning.binds == "maybe":
-            if use.passed_to & self._binders or any(binds(one) == "yes" for one in use.passed_to):
+            if use.passed_to & self.binders or any(binds(one) == "yes" for one in use.passed_to):
                 return {"yes"}
             if use.argument[0] and use.argument[0] not in self._defined:
                 # Another library's class that is named like no server.
@@ -55,7 +60,7 @@ class Binding:
             used = set[str]()
             for file in self.suite:
                 used |= file.name_binds.get(use.name, set())
-                if file.name_callees.get(use.name, set()) & self._binders:
+                if file.name_callees.get(use.name, set()) & self.binders:
                     return {"yes"}
             if "yes" in used:
                 return {"yes"}

@@ -16,6 +16,7 @@ from ephemport.migrate.words import (
     is_quantity,
     is_round,
     names_a_server,
+    packs,
     portish,
     starts,
 )
@@ -190,7 +191,7 @@ def _argument(
     if before and is_host(before[-1].value):
         return Meaning(True, side, "EPH001" if side == "yes" else "EPH003"), ""
     if counts(callee):
-        return (QUANTITY if is_round(number) else UNKNOWN), ""
+        return (QUANTITY if is_round(number) or packs(callee) else UNKNOWN), ""
     if converts(callee):
         return None, ""
     sets = callee in _KEYED or dotted(call).endswith("patch.object")
@@ -239,7 +240,9 @@ def _surrounding(
         is_port = host_before or any(portish(name) or name == "p" for name in names)
         return (Meaning(True, _UNSAID, "EPH002") if is_port else UNKNOWN), ""
     if isinstance(parent, cst.Comparison):
-        return _compared(parent), ""
+        compared = _compared(parent)
+        # getpeername() == ("127.0.0.1", 9001)
+        return (Meaning(True) if host_before and compared == UNKNOWN else compared), ""
     if isinstance(parent, cst.BinaryOperation):
         return _calculated(parent, child), ""
     if isinstance(parent, (cst.UnaryOperation, cst.Slice)):
@@ -273,6 +276,8 @@ def _compared(comparison: cst.Comparison) -> Meaning:
         return QUANTITY
     sides = [comparison.left, *(target.comparator for target in comparison.comparisons)]
     names = [last_name(side) for side in sides]
+    if any(isinstance(side, cst.Call) and packs(last_name(side)) for side in sides):
+        return QUANTITY
     if any(map(portish, names)):
         return Meaning(True)
     if any(map(is_quantity, names)):

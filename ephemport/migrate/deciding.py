@@ -12,7 +12,7 @@ from ephemport.migrate.connecting import Connections
 from ephemport.migrate.defaults import Defaults
 from ephemport.migrate.reaching import Reached
 from ephemport.migrate.tree import Tree, is_test_file, shown
-from ephemport.migrate.uses import QUANTITY, File, Function, Meaning, Use
+from ephemport.migrate.uses import ALL, QUANTITY, File, Function, Meaning, Use
 from ephemport.migrate.words import WELL_KNOWN, binds, is_pure, is_quantity, is_round, portish
 
 _HARMLESS_FIXTURES = {"self", "cls", "monkeypatch", "tmp_path", "capsys", "caplog", "request"}
@@ -122,7 +122,8 @@ class Decision:
             use.numbers[0]
             for number in found.values()
             for use in number.uses
-            if (use.form in ("sum", "count") or use.name in computed) and use.meaning.port
+            if use.meaning.port
+            and (use.form in ("sum", "count") or use.is_counted or use.name in computed)
         }
         self.bases = bases
         kept: dict[int, Number] = {}
@@ -135,7 +136,18 @@ class Decision:
             if len(clear) < len(number.uses):
                 for base in near_bases:
                     clear += [use for use in found[base].uses if use.meaning.port]
-                unclear = [use for use in number.uses if not use.meaning.port]
+                # In a function that counts with the number, what says nothing counts as well.
+                counting = {
+                    (use.path, use.function)
+                    for use in counted[value]
+                    if use.function and use.form not in ("text", "inner")
+                }
+                unclear = [
+                    use
+                    for use in number.uses
+                    if not use.meaning.port
+                    and (is_round(value) or (use.path, use.function) not in counting)
+                ]
                 near = self._connections.near(clear, unclear)
                 number.uses = [use for use in number.uses if use.meaning.port or use in near]
             if any(use.meaning.port for use in number.uses) or (counted_from and number.uses):
@@ -146,14 +158,15 @@ class Decision:
 
     def _told_by_signature(self, use: Use) -> Use:
         """A number that is passed by position, to a parameter whose name says what it is."""
-        callee, place = use.argument
+        callee, place, _ = use.argument
         by_name_alone = use.meaning.code == "EPH001" and use.form == "int"
         if not callee or place < 0 or not (use.meaning.port is None or by_name_alone):
             return use
         names = {
             names[place]
             for file in (*self.suite, *self.product)
-            for names in file.signatures.get(callee, ())
+            for one in self._with_bases(callee)
+            for names in file.signatures.get(one, ())
             if place < len(names)
         }
         if names and all(map(is_quantity, names)):
@@ -161,6 +174,18 @@ class Decision:
         if not names or not all(map(portish, names)) or by_name_alone:
             return use
         return replace(use, meaning=Meaning(True, binds(callee), "EPH002"))
+
+    def _with_bases(self, name: str) -> set[str]:
+        """A class and what it inherits its parameters from."""
+        found = {name}
+        waiting = [name]
+        while waiting:
+            one = waiting.pop()
+            for file in (*self.suite, *self.product):
+                bases = {base.rpartition(".")[2] for base in file.classes.get(one, ())} - found
+                found |= bases
+                waiting += bases
+        return found
 
     def _is_data(self, use: Use, number: Number, tainted: set[str]) -> bool:
         """Whether a use lies in a test that has no server: about parsing, formatting, checking."""
@@ -172,17 +197,21 @@ class Decision:
         is_argument = "parametrize" in use.obstacle
         if is_argument and is_round(number.number) and use.meaning.port is None:
             return not any(map(portish, function.parametrized))
-        if number.number in function.replaced.get(use.parameter, ()):
+        if {number.number, ALL} & function.replaced.get(use.parameter, set()):
             return True
         if use.parameter == _PARAMS:
             return function.maps_params
-        return _is_island(function, tainted)
+        return _is_island(function, tainted | self._binding.binders)
 
     def _islands(self, number: Number) -> dict[Path, set[int]]:
         """The tests that have no server, by file: the lines where they begin."""
         tainted = self._made_of(number)
         return {
-            file.path: {line for line, one in file.functions.items() if _is_island(one, tainted)}
+            file.path: {
+                line
+                for line, one in file.functions.items()
+                if _is_island(one, tainted | self._binding.binders)
+            }
             for file in self.suite
         }
 
@@ -388,7 +417,7 @@ def _share_files(one: Number, other: Number) -> bool:
 
 
 def _is_island(function: Function, tainted: set[str]) -> bool:
-    """Whether a test neither starts nor reaches a server, nor uses what is made of a port."""
+    """Whether a test neither starts nor reaches a server, nor names anything `tainted`."""
     expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
     return (
         function.is_test

@@ -13,7 +13,7 @@ from libcst.metadata import CodeRange
 
 from ephemport.migrate import places
 from ephemport.migrate.contexts import dotted, last_name, meaning_of, text_of
-from ephemport.migrate.flowing import Name, calls_around
+from ephemport.migrate.flowing import Name, calls_around, passed_to
 from ephemport.migrate.glancing import glance, needs_reading
 from ephemport.migrate.reader import NEW_LINE, Reader, positions_in
 from ephemport.migrate.texts import mentions
@@ -79,8 +79,8 @@ class _Finder(Reader):
         self.flow.follow(set().union(*names.values()))
         for place, given_to in names.items():
             use = self.file.uses[place]
-            sides, callees = self.flow.told_by(given_to)
-            use = replace(use, passed_to=use.passed_to | callees)
+            sides, callees, is_counted = self.flow.told_by(given_to)
+            use = replace(use, passed_to=use.passed_to | callees, is_counted=is_counted)
             told = [side for side in ("yes", "maybe", "no") if side in sides]
             if use.meaning.port is None and told:
                 use = replace(use, meaning=Meaning(True, told[0], "EPH002"))
@@ -261,21 +261,27 @@ class _Finder(Reader):
                 decorates,
                 parameter,
                 frozenset(calls_around(node or self.stack[-1], self.stack)),
-                places.passed_to(self.stack),
+                passed_to(self._around(node)),
                 places.is_told(self.stack),
                 is_fallback=places.is_fallback(self.stack),
                 in_class=places.in_class(self.stack),
                 is_mixed=bool(parameter) and places.is_mixed(self.stack),
+                beside=places.values_beside(self.stack) if parameter else frozenset(),
             )
         )
         if meaning.port is None or meaning.binds == "maybe":
             self._ask_names(node)
         self.note_default(numbers, line, is_text=node is None)
 
-    def _ask_names(self, node: cst.CSTNode | None) -> None:
+    def _around(self, node: cst.CSTNode | None) -> list[cst.CSTNode]:
+        """The ancestors of what is replaced, which may be more than the number."""
         around = list(self.stack)
         while node in around:
             around.pop()
+        return around
+
+    def _ask_names(self, node: cst.CSTNode | None) -> None:
+        around = self._around(node)
         place = len(self.file.uses) - 1
         if node is not None:
             self.asking.append((place, node, list(around)))

@@ -15,6 +15,8 @@ from ephemport.migrate.contexts import last_name, meaning_of, parameter_names
 from ephemport.migrate.words import converts
 
 _STEPS = 5
+# Which argument is the function that is called with the others.
+_CALLS_ITS = {"submit": 0, "to_thread": 0, "partial": 0, "call_soon": 0, "run_in_executor": 1}
 _TAKES = ("pop", "popleft", "get", "get_nowait")
 _PASSES_ON = ("range", "count", "append", "add", "put", "cycle", "param")
 
@@ -41,6 +43,7 @@ class Flow:
         self.parameters: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
         self.told: dict[Name, set[str]] = defaultdict(set)
         self.callees: dict[Name, set[str]] = defaultdict(set)
+        self.counted: set[Name] = set()
         self.own: dict[int, set[str]] = {}
         self.leads: dict[Name, set[Name]] = defaultdict(set)
 
@@ -67,8 +70,8 @@ class Flow:
             self.module.visit(_Loads(self, names))
             names = {after for name in names for after in self.leads[name]}
 
-    def told_by(self, names: set[Name]) -> tuple[set[str], set[str]]:
-        """What becomes of the names in the end: sides as in Meaning.binds, and what is called."""
+    def told_by(self, names: set[Name]) -> tuple[set[str], set[str], bool]:
+        """What becomes of the names: sides as in Meaning.binds, what is called, is it added to."""
         sides: set[str] = set()
         callees: set[str] = set()
         seen: set[Name] = set()
@@ -78,7 +81,7 @@ class Flow:
                 sides |= self.told[name]
                 callees |= self.callees[name]
             names = {after for name in names for after in self.leads[name]} - seen
-        return sides, callees
+        return sides, callees, not seen.isdisjoint(self.counted)
 
     def targets(self, node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> Iterator[Name]:
         """The names that the value of `node` is given to. stack: its ancestors."""
@@ -98,7 +101,7 @@ class Flow:
                     yield Name(None, "param")
                     return
                 if not converts(callee) and callee not in _PASSES_ON:
-                    yield from self._parameter(parent, call, callee)
+                    yield from self._parameter(*passed_to([*stack[: level + 1]], node))
                     return
                 if callee in ("append", "add", "put") and isinstance(call.func, cst.Attribute):
                     yield from self._names(call.func.value, stack)
@@ -128,13 +131,11 @@ class Flow:
             node = parent
             level -= 1
 
-    def _parameter(self, arg: cst.Arg, call: cst.Call, callee: str) -> Iterator[Name]:
-        place = list(call.args).index(arg)
+    def _parameter(self, callee: str, place: int, keyword: str) -> Iterator[Name]:
         for line, names in self.parameters.get(callee, ()):
-            if arg.keyword is not None:
-                if arg.keyword.value in names:
-                    yield Name(line, arg.keyword.value)
-            elif place < len(names):
+            if keyword in names:
+                yield Name(line, keyword)
+            elif 0 <= place < len(names):
                 yield Name(line, names[place])
 
     def _names(self, place: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> Iterator[Name]:
@@ -246,12 +247,57 @@ class _Loads(cst.CSTVisitor):
             if _is_port_in(around[-1], around):
                 self.flow.told[name].add("no")
             return
+        if isinstance(around[-1], (cst.BinaryOperation, cst.AugAssign)):
+            self.flow.counted.add(name)
         self.flow.callees[name] |= calls_around(used, around)
         meaning, _ = meaning_of(used, around)
         if meaning.port:
             self.flow.told[name].add(meaning.binds)
-        elif meaning.port is None:
+        if meaning.port is not False:
             self.flow.leads[name] |= set(self.flow.targets(used, around))
+
+
+def passed_to(
+    stack: Sequence[cst.CSTNode], node: cst.CSTNode | None = None
+) -> tuple[str, int, str]:
+    """What is called with the value that stands below `stack`: its name, place and keyword.
+
+    The place is -1 for a keyword, and the name "" where nothing is called. Thread(target=serve,
+    args=(9001,)) calls serve, and so does submit(serve, 9001). node: what stands there.
+    """
+    arg = stack[-1] if stack else None
+    place = 0
+    if isinstance(arg, cst.Element) and len(stack) > 2 and isinstance(stack[-2], cst.Tuple):
+        place = list(stack[-2].elements).index(arg)
+        arg, stack = stack[-3], stack[:-2]
+        if not isinstance(arg, cst.Arg) or arg.keyword is None or arg.keyword.value != "args":
+            return "", 0, ""
+    elif isinstance(node, cst.Tuple) and isinstance(arg, cst.Arg):
+        return "", 0, ""
+    call = stack[-2] if len(stack) > 1 else None
+    if not isinstance(arg, cst.Arg) or not isinstance(call, cst.Call):
+        return "", 0, ""
+    if any(one.star for one in call.args):
+        return "", 0, ""
+    callee = last_name(call.func)
+    keyword = arg.keyword.value if arg.keyword is not None else ""
+    if keyword == "args":
+        return next(iter(_targets(call)), ""), place, ""
+    if keyword:
+        return callee, -1, keyword
+    place = list(call.args).index(arg)
+    first = _CALLS_ITS.get(callee, -1)
+    if 0 <= first < place:
+        return last_name(call.args[first].value), place - first - 1, ""
+    return callee, place, ""
+
+
+def _targets(call: cst.Call) -> list[str]:
+    """The function that a thread, a process or a pool calls."""
+    first = _CALLS_ITS.get(last_name(call.func), -1)
+    named = [one for one in call.args if one.keyword and one.keyword.value == "target"]
+    named += call.args[first : first + 1] if 0 <= first < len(call.args) else ()
+    return [name for one in named if (name := last_name(one.value))]
 
 
 def calls_around(node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> set[str]:
@@ -261,7 +307,7 @@ def calls_around(node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> set[str]:
         if isinstance(parent, cst.Call) and place + 1 <= len(stack):
             inside = stack[place + 1] if place + 1 < len(stack) else node
             if isinstance(inside, cst.Arg):
-                found.add(last_name(parent.func))
+                found |= {last_name(parent.func), *_targets(parent)}
         elif isinstance(parent, (cst.BaseStatement, cst.Lambda)):
             found.clear()
     return found

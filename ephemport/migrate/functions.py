@@ -4,7 +4,7 @@ import libcst as cst
 import libcst.matchers as m
 
 from ephemport.migrate.contexts import dotted, last_name, parameter_names, text_of
-from ephemport.migrate.uses import Function
+from ephemport.migrate.uses import ALL, Function
 from ephemport.migrate.words import each, words
 
 _ENDS = each("close stop shutdown terminate kill aclose cleanup closed end exit finish")
@@ -87,6 +87,8 @@ def note_inside(node: cst.CSTNode, function: Function, is_own: bool) -> None:
 
 
 def _mapped_numbers(value: cst.BaseExpression) -> set[int]:
+    if is_mapped(value) and not m.findall(value, m.Integer()):
+        return {ALL}
     return {
         int(one.value)
         for found in m.findall(value, m.Subscript())

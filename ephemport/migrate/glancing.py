@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 from ephemport.migrate.uses import File, Function, Parameter, Supplied
+from ephemport.migrate.words import note_binding
 
 _MAY_MATTER = re.compile(
     r"(?<![\w.])\d_?\d_?\d_?\d_?\d?(?!\w)|[nrt]\d{4,5}\b|\b[A-Z_]*PORTS?\b|getsockname|portpicker"
@@ -56,10 +57,12 @@ def glance(file: File) -> bool:
                 file.strings.add(node.value)
         elif isinstance(node, ast.Call):
             calls.append(node)
-    functions = list(_outermost(tree))
-    for one in functions:
-        file.functions[one.lineno] = _described(one)
+    functions = []
+    for one, owner in _outermost(tree):
+        functions.append(one)
+        file.functions[one.lineno] = _described(one, owner)
     starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", file.source))]
+    _note_signatures(tree, file)
     unless = _unless(tree)
     for call in calls:
         _note_call(call, file, starts, functions, named, unless)
@@ -74,13 +77,13 @@ def glance(file: File) -> bool:
     return True
 
 
-def _described(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
+def _described(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str | None) -> Function:
     decorators = [ast.unparse(one) for one in node.decorator_list]
     inside = list(ast.walk(node))
     return Function(
         node.name,
         node.lineno,
-        None,
+        owner,
         decorators=[one.partition("(")[0] for one in decorators],
         parameters=[one.arg for one in (*node.args.posonlyargs, *node.args.args)],
         is_autouse=any("autouse=True" in one for one in decorators),
@@ -91,6 +94,27 @@ def _described(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
     )
 
 
+def _note_signatures(tree: ast.AST, file: File, owner: str = "") -> None:
+    for node in ast.iter_child_nodes(tree):
+        inside = node.name if isinstance(node, ast.ClassDef) else owner
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            callee, names = _signature(node, owner)
+            file.signatures.setdefault(callee, set()).add(tuple(names))
+        elif isinstance(node, ast.ClassDef):
+            fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
+            if known := tuple(one.id for one in fields if isinstance(one, ast.Name)):
+                file.signatures.setdefault(node.name, set()).add(known)
+        _note_signatures(node, file, inside)
+
+
+def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> tuple[str, list[str]]:
+    """As places.signature has it."""
+    names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+    if names[:1] in (["self"], ["cls"]):
+        names = names[1:]
+    return (owner if owner and node.name in ("__init__", "__new__") else node.name), names
+
+
 def _unless(tree: ast.AST, owner: str = "") -> dict[ast.Call, Parameter]:
     """The calls that stand in for a parameter: `settings or Settings()`, see places.unless."""
     found: dict[ast.Call, Parameter] = {}
@@ -98,10 +122,7 @@ def _unless(tree: ast.AST, owner: str = "") -> dict[ast.Call, Parameter]:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found |= _unless(node, node.name if isinstance(node, ast.ClassDef) else owner)
             continue
-        names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
-        if names[:1] in (["self"], ["cls"]):
-            names = names[1:]
-        callee = owner if owner and node.name in ("__init__", "__new__") else node.name
+        callee, names = _signature(node, owner)
         for inside in ast.walk(node):
             given: ast.AST | None = None
             if isinstance(inside, ast.BoolOp) and isinstance(inside.op, ast.Or):
@@ -120,12 +141,15 @@ def _callee(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def _outermost(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _outermost(
+    node: ast.AST, owner: str | None = None
+) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str | None]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield child
+            yield child, owner
         else:
-            yield from _outermost(child)
+            inside = child.name if owner is None and isinstance(child, ast.ClassDef) else owner
+            yield from _outermost(child, inside)
 
 
 def _note_call(
@@ -143,6 +167,10 @@ def _note_call(
     start = starts[(node.end_lineno or 1) - 1]
     line = file.source[start:].encode()[: node.end_col_offset or 0]
     around = [one.lineno for one in functions if one.lineno <= node.lineno <= (one.end_lineno or 0)]
+    names = [name for name, first, last in named if first <= node.lineno <= last and name != callee]
+    note_binding(callee, names, file.binders)
+    for name in names:
+        file.calls_within.setdefault(name, set()).add(callee)
     file.calls.setdefault(callee, []).append(
         Supplied(
             len(node.args),

@@ -54,6 +54,18 @@ def is_mixed(stack: Sequence[cst.CSTNode]) -> bool:
     return not all(isinstance(one.value, cst.SimpleString) for one in values.elements)
 
 
+def values_beside(stack: Sequence[cst.CSTNode]) -> frozenset[int]:
+    """All that parametrize gives its only parameter, if these are plain numbers."""
+    call = next((one for one in reversed(stack) if _is_parametrize(one)), None)
+    values = call.args[1].value if isinstance(call, cst.Call) else None
+    if not isinstance(values, (cst.List, cst.Tuple)):
+        return frozenset()
+    numbers = [one.value for one in values.elements]
+    if not all(isinstance(one, cst.Integer) for one in numbers):
+        return frozenset()
+    return frozenset(int(one.value, 0) for one in numbers if isinstance(one, cst.Integer))
+
+
 def is_drawn(computed: cst.CSTNode) -> bool:
     """Whether a function has a say in a sum: a random number, a process id, a worker's number."""
     return any(
@@ -167,17 +179,6 @@ def is_fallback(stack: Sequence[cst.CSTNode]) -> bool:
 
 def _is_parametrize(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Call) and last_name(node.func) == "parametrize"
-
-
-def passed_to(stack: Sequence[cst.CSTNode]) -> tuple[str, int]:
-    """The function that is called with it, and at which position, -1 for a keyword; else ""."""
-    if len(stack) < 2 or not isinstance(stack[-1], cst.Arg):
-        return "", 0
-    call = stack[-2]
-    if not isinstance(call, cst.Call) or any(one.star for one in call.args):
-        return "", 0
-    place = -1 if stack[-1].keyword is not None else list(call.args).index(stack[-1])
-    return last_name(call.func), place
 
 
 def signature(node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> tuple[str, tuple[str, ...]]:

@@ -143,6 +143,7 @@ def _inside(path: Path, uses: Iterable[Use], converted: set[int], map_name: str)
     """Statements by which a test replaces what parametrize gives it: its ids stay as they are."""
     texts: dict[int, list[str]] = defaultdict(list)
     numbers: dict[tuple[int, str], list[int]] = defaultdict(list)
+    whole: set[tuple[int, str]] = set()
     for use in uses:
         # A fixture's request.param is replaced where it is used.
         if not use.parameter.isidentifier() or use.numbers[0] not in converted:
@@ -151,6 +152,8 @@ def _inside(path: Path, uses: Iterable[Use], converted: set[int], map_name: str)
         if use.form == "int":
             if number not in numbers[line, name]:
                 numbers[line, name].append(number)
+            if use.beside and use.beside <= converted:
+                whole.add((line, name))
         else:
             replaced = f'{name} = {name}.replace("{number}", str({map_name}[{number}]))'
             if use.is_mixed:
@@ -158,6 +161,9 @@ def _inside(path: Path, uses: Iterable[Use], converted: set[int], map_name: str)
             if replaced not in texts[line]:
                 texts[line].append(replaced)
     for (line, name), known in numbers.items():
+        if (line, name) in whole:
+            texts[line].append(f"{name} = {map_name}[{name}]")
+            continue
         pairs = ", ".join(f"{number}: {map_name}[{number}]" for number in known)
         texts[line].append(f"{name} = {{{pairs}}}.get({name}, {name})")
     return [Pattern(path, line, "", tuple(made), False, {}) for line, made in texts.items()]

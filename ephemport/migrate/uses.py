@@ -20,6 +20,8 @@ class Meaning(NamedTuple):
 
 QUANTITY = Meaning(False)
 UNKNOWN = Meaning(None)
+# Among the numbers that a test replaces in its parameter: whatever it is given.
+ALL = -1
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Use:
     decorates: int | None = None  # the function whose decorator it stands in
     parameter: str = ""  # the parameter that parametrize gives it to
     passed_to: frozenset[str] = frozenset()  # what is called with it, or with what is made of it
-    argument: tuple[str, int] = ("", 0)  # the function it is passed to; -1 if by keyword
+    argument: tuple[str, int, str] = ("", 0, "")  # as flowing.passed_to has it
     told: bool = False  # it stands in what is printed or logged, or in a help text
     in_class: str = ""  # the outermost class
     is_fallback: bool = False  # `port or 9001`
+    is_counted: bool = False  # its name is added to: `base + i`
+    beside: frozenset[int] = frozenset()  # all that parametrize gives the parameter, if numbers
     is_mixed: bool = False  # parametrize gives the parameter other things than texts, too
     source: "Use | None" = None  # for "argument": the product's default, if that is a text
 

@@ -44,8 +44,10 @@ _QUANTITY_WORDS = each(
 _QUANTITY_CALLS = each(
     "sleep recv recv_into read readexactly readline seek urandom randint "
     "token_bytes token_hex zfill ljust rjust center truncate repeat islice "
+    "pack pack_into unpack unpack_from to_bytes from_bytes encode decode "
     "timedelta datetime date Decimal Fraction settimeout alarm call_later fromtimestamp"
 )
+_PACKS = each("pack pack_into unpack unpack_from to_bytes from_bytes encode decode")
 _CONVERSIONS = each(
     "int str repr list tuple set frozenset dict sorted zip enumerate partial cast iter next "
     "reversed cycle chain deque Value format hash index SimpleNamespace deepcopy copy"
@@ -106,6 +108,11 @@ def counts(call: str) -> bool:
     return call in _QUANTITY_CALLS
 
 
+def packs(call: str) -> bool:
+    """Whether this function makes bytes of numbers, or numbers of bytes."""
+    return call in _PACKS
+
+
 def converts(call: str) -> bool:
     """Whether this function only passes on what it is given."""
     return call in _CONVERSIONS
@@ -132,7 +139,12 @@ def binds(call: str) -> str:
 def note_binding(callee: str, names: Iterable[str], binders: set[str]) -> None:
     """Note what binds: the classes and functions of these names, around a call of `callee`."""
     if callee in _BINDING:
-        binders |= {name for name in names if name not in _EVERYBODYS}
+        binders |= {name for name in names if not is_everybodys(name)}
+
+
+def is_everybodys(name: str) -> bool:
+    """Whether a method of this name proves nothing about another of the same name."""
+    return name in _EVERYBODYS
 
 
 def names_a_server(call: str) -> bool:

@@ -238,6 +238,64 @@ def test_numbers_that_nothing_binds_stay(folder: Folder, body: str) -> None:
     assert migrate([folder.path]).after == {}
 
 
+@pytest.mark.parametrize(
+    ("body", "kept", "changed"),
+    [
+        (
+            "servers = [Collector(9001 + i) for i in range(3)]\nconnect(('localhost', 9002))",
+            "",
+            "Collector(port_map[9001 + i])",
+        ),
+        (
+            "base = 9001\n[start_node(base + i) for i in range(3)]\nconnect(('localhost', 9003))",
+            "",
+            "base = port_map[9001]",
+        ),
+        ("Process(target=relay, args=(9001, 2)).start()", "", "args=(port_map[9001], 2)"),
+        ("pool.submit(relay, 9001)", "", "pool.submit(relay, port_map[9001])"),
+        ("hub = Hub(9001)", "", "Hub(port_map[9001])"),
+        (
+            "start_server(9001)\nd = encode(9001, 9001)\nassert unpack('>HH', d) == (9001, 9001)",
+            "d = encode(9001, 9001)",
+            "start_server(port_map[9001])",
+        ),
+        (
+            "s = start_server(9001)\nf(9001, timeout=9001)\nassert g() == 9001",
+            "f(9001, timeout=9001)\n    assert g() == 9001",
+            "start_server(port_map[9001])",
+        ),
+        (
+            "s = start_server(9001)\nf(timeout=9001)\nassert peer() == ('127.0.0.1', 9001)",
+            "f(timeout=9001)",
+            "== ('127.0.0.1', port_map[9001])",
+        ),
+    ],
+)
+def test_who_is_given_it(folder: Folder, body: str, kept: str, changed: str) -> None:
+    """Told from the product's code, where a name does not say it."""
+    folder.write(
+        test_it="from product import Collector, Hub, relay, start_node\n\n\ndef test_it():\n"
+        + "".join(f"    {line}\n" for line in body.splitlines()),
+        setup="setup()\n",
+        product="""
+        import socket
+
+        class Hub:
+            def __init__(self, port):
+                self.sock = socket.create_server(("127.0.0.1", port))
+
+        class Collector(Hub): ...
+
+        def relay(listen_port, count): Hub(listen_port)
+
+        def start_node(port): return Hub(port)
+        """,
+    )
+    source = migrate([folder.path], style="map").after[folder.path / "test_it.py"]
+    assert kept in source
+    assert changed in source
+
+
 def test_parameter_that_is_not_always_a_text(folder: Folder) -> None:
     source = rewritten(
         folder,

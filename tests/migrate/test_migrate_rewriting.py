@@ -118,7 +118,7 @@ def serve(n):
         ),
         (
             "@pytest.mark.parametrize('n', [9001])\ndef test_it(n):\n    serve(n)",
-            "n = {9001: port_map[9001]}.get(n, n)",
+            "n = port_map[n]",
         ),
         (
             "@pytest.fixture(params=[9001])\ndef it(request):\n    serve(request.param)",
