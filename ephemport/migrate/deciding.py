@@ -96,8 +96,9 @@ class Decision:
             if use.form == "range"
             for value in use.numbers
         }
-        near = range(number.number - _FAR, number.number + _FAR + 1)
-        return any(value in near for value in self.bases | ranges)
+        return any(abs(value - number.number) <= _FAR for value in self.bases) or any(
+            abs(value - number.number) <= 1 for value in ranges
+        )
 
     # which uses count
 
