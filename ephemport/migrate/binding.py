@@ -13,6 +13,7 @@ class Binding:
         self.suite = suite
         self.files = [*suite, *product]
         self.binders = self._all_binders()
+        self._uses: dict[str, set[str]] = {}
         self._defined = set[str]().union(
             *({*file.signatures, *file.classes} for file in self.files)
         )
@@ -57,11 +58,7 @@ class Binding:
                 # Another library's class that is named like no server.
                 told = {"no"}
         if use.name and use.name.isidentifier():
-            used = set[str]()
-            for file in self.suite:
-                used |= file.name_binds.get(use.name, set())
-                if file.name_callees.get(use.name, set()) & self.binders:
-                    return {"yes"}
+            used = self._used_for(use.name)
             if "yes" in used:
                 return {"yes"}
             # A constant that only clients use, and nothing else, proves nothing.
@@ -69,3 +66,14 @@ class Binding:
                 return {"no"}
             told |= used
         return told
+
+    def _used_for(self, name: str) -> set[str]:
+        """What the suite does with a name: sides as in Meaning.binds."""
+        if name not in self._uses:
+            used = set[str]()
+            for file in self.suite:
+                used |= file.name_binds.get(name, set())
+                if file.name_callees.get(name, set()) & self.binders:
+                    used.add("yes")
+            self._uses[name] = used
+        return self._uses[name]

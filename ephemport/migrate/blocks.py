@@ -3,12 +3,13 @@
 import ast
 import re
 import sys
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import CodeRange
 
 from ephemport.migrate.patterns import Pattern
+from ephemport.migrate.reader import positions_in
 
 _LINES = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 
@@ -18,29 +19,30 @@ def apply_patterns(source: str, patterns: list[Pattern]) -> str:
     if not patterns:
         return source
     mark = "\ufeff" if source.startswith("\ufeff") else ""
-    wrapper = MetadataWrapper(cst.parse_module(source))
+    module = cst.parse_module(source)
     by_line: dict[int, Pattern] = {}
     for pattern in patterns:
         first = by_line.get(pattern.line)
         if first is not None:
             pattern = first._replace(statements=(*first.statements, *pattern.statements))
         by_line[pattern.line] = pattern
-    changed = wrapper.visit(_Patterns(by_line))
+    changed = module.visit(_Patterns(by_line, positions_in(module)))
     text = changed.code
     return text if not mark or text.startswith(mark) else mark + text
 
 
 class _Patterns(cst.CSTTransformer):
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
-    def __init__(self, patterns: dict[int, Pattern]) -> None:
+    def __init__(
+        self, patterns: dict[int, Pattern], positions: Mapping[cst.CSTNode, CodeRange]
+    ) -> None:
         super().__init__()
         self.patterns = patterns
+        self.positions = positions
 
     def leave_FunctionDef(  # noqa: N802
         self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
     ) -> cst.FunctionDef:
-        place = self.get_metadata(PositionProvider, original_node.name)
+        place = self.positions[original_node.name]
         pattern = self.patterns.get(place.start.line)
         if pattern is None:
             return updated_node
@@ -81,7 +83,7 @@ class _Patterns(cst.CSTTransformer):
     def leave_ClassDef(  # noqa: N802
         self, original_node: cst.ClassDef, updated_node: cst.ClassDef
     ) -> cst.ClassDef:
-        place = self.get_metadata(PositionProvider, original_node.name)
+        place = self.positions[original_node.name]
         pattern = self.patterns.get(place.start.line)
         body = updated_node.body
         if pattern is None or not pattern.in_class or not isinstance(body, cst.IndentedBlock):

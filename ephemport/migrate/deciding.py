@@ -66,6 +66,13 @@ class Decision:
         self._names_in_strings = set[str]().union(*(file.names_in_strings for file in self.suite))
         self._binding = Binding(self.suite, self.product)
         self._connections = Connections(self.suite)
+        self._signatures: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        self._bases: dict[str, set[str]] = defaultdict(set)
+        for file in (*self.suite, *self.product):
+            for name, signatures in file.signatures.items():
+                self._signatures[name] |= signatures
+            for name, bases in file.classes.items():
+                self._bases[name] |= {base.rpartition(".")[2] for base in bases}
         self._defaults = Defaults(self.product, self.suite)
         self.numbers = self._numbers()
         for number in self.numbers.values():
@@ -165,9 +172,8 @@ class Decision:
             return use
         names = {
             names[place]
-            for file in (*self.suite, *self.product)
             for one in self._with_bases(callee)
-            for names in file.signatures.get(one, ())
+            for names in self._signatures.get(one, ())
             if place < len(names)
         }
         if names and all(map(is_quantity, names)):
@@ -181,11 +187,9 @@ class Decision:
         found = {name}
         waiting = [name]
         while waiting:
-            one = waiting.pop()
-            for file in (*self.suite, *self.product):
-                bases = {base.rpartition(".")[2] for base in file.classes.get(one, ())} - found
-                found |= bases
-                waiting += bases
+            bases = self._bases.get(waiting.pop(), set()) - found
+            found |= bases
+            waiting += bases
         return found
 
     def _is_data(self, use: Use, number: Number, tainted: set[str]) -> bool:
@@ -202,19 +206,30 @@ class Decision:
             return True
         if use.parameter == _PARAMS:
             return function.maps_params
-        return _is_island(function, tainted | self._binding.binders)
+        return self._is_island(function, tainted)
 
     def _islands(self, number: Number) -> dict[Path, set[int]]:
         """The tests that have no server, by file: the lines where they begin."""
         tainted = self._made_of(number)
         return {
             file.path: {
-                line
-                for line, one in file.functions.items()
-                if _is_island(one, tainted | self._binding.binders)
+                line for line, one in file.functions.items() if self._is_island(one, tainted)
             }
             for file in self.suite
         }
+
+    def _is_island(self, function: Function, tainted: set[str]) -> bool:
+        """Whether a test neither starts nor reaches a server, nor names anything `tainted`."""
+        expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
+        return (
+            function.is_test
+            and not function.is_async
+            and not expected
+            and function.names.isdisjoint(tainted)
+            and function.names.isdisjoint(self._binding.binders)
+            and not function.uses_self
+            and all(map(is_pure, function.calls))
+        )
 
     def _made_of(self, number: Number) -> set[str]:
         """The names of constants, functions and classes whose value depends on the number."""
@@ -415,19 +430,6 @@ def _share_files(one: Number, other: Number) -> bool:
     paths = {use.path for use in one.uses}
     shared = any(not re.fullmatch(r"test_.*|.*_test\.py", path.name) for path in paths)
     return shared or not paths.isdisjoint(use.path for use in other.uses)
-
-
-def _is_island(function: Function, tainted: set[str]) -> bool:
-    """Whether a test neither starts nor reaches a server, nor names anything `tainted`."""
-    expected = set(function.parameters) - function.parametrized - _HARMLESS_FIXTURES
-    return (
-        function.is_test
-        and not function.is_async
-        and not expected
-        and all(map(is_pure, function.calls))
-        and not function.names & tainted
-        and not function.uses_self
-    )
 
 
 def _raw(path: Path) -> str:
