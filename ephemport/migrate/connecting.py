@@ -37,7 +37,6 @@ class Connections:
             more = [use for use in unclear if use not in found and is_near(use)]
             if not more:
                 return found
-            # What is at the top of a file carries the port on; what is in a test does not.
             found += more
 
     def _is_near(self, clear: Sequence[Use]) -> Callable[[Use], bool]:
@@ -71,8 +70,16 @@ class Connections:
         return is_near
 
     def _function(self, use: Use) -> Function | None:
-        line = use.function if use.function is not None else use.decorates
-        return self.files[use.path].functions.get(line) if line is not None else None
+        return self.files[use.path].function_of(use)
+
+    def constants_made_of(self, names: set[str]) -> set[str]:
+        """The names at the tops of files whose values are made of these, in one step."""
+        return {
+            name
+            for file in self.files.values()
+            for name, parts, _, _ in file.made_of
+            if parts & names
+        }
 
     def _names(self, clear: Sequence[Use]) -> set[str]:
         """The constants, helpers and fixtures that have to do with the port."""
@@ -88,8 +95,7 @@ class Connections:
         grown = True
         while grown:
             before = len(names)
-            for file in self.files.values():
-                names |= {name for name, parts, _, _ in file.made_of if parts & names}
+            names |= self.constants_made_of(names)
             for _, function in self.functions:
                 if not function.is_test and _named(function) & names:
                     names.add(_name(function))

@@ -94,8 +94,8 @@ class Decision:
         """The numbers that change."""
         return [number for number in self.numbers.values() if not number.reason]
 
-    def is_near_computed(self, number: Number) -> bool:
-        """Whether others may be computed from this number, or this one from others."""
+    def computed(self) -> set[int]:
+        """The numbers from which others may be computed, or that may be computed from others."""
         ranges = {
             value
             for other in self.converted()
@@ -103,9 +103,8 @@ class Decision:
             if use.form == "range"
             for value in use.numbers
         }
-        return any(abs(value - number.number) <= _FAR for value in self.bases) or any(
-            abs(value - number.number) <= 1 for value in ranges
-        )
+        near = {value + step for value in self.bases for step in range(-_FAR, _FAR + 1)}
+        return near | {value + step for value in ranges for step in (-1, 0, 1)}
 
     # which uses count
 
@@ -194,9 +193,7 @@ class Decision:
 
     def _is_data(self, use: Use, number: Number, tainted: set[str]) -> bool:
         """Whether a use lies in a test that has no server: about parsing, formatting, checking."""
-        file = self.files[use.path]
-        line = use.function if use.function is not None else use.decorates
-        function = file.functions.get(line) if line is not None else None
+        function = self.files[use.path].function_of(use)
         if function is None:
             return False
         is_argument = "parametrize" in use.obstacle
@@ -251,8 +248,7 @@ class Decision:
         grown = True
         while grown:
             before = len(names)
-            for file in self.suite:
-                names |= {name for name, parts, _, _ in file.made_of if parts & names}
+            names |= self._connections.constants_made_of(names)
             grown = len(names) > before
         return names
 

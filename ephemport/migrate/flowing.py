@@ -40,24 +40,16 @@ class Flow:
     def __init__(self, module: cst.Module, line_of: Lines) -> None:
         self.module = module
         self.line_of = line_of
-        self.parameters: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+        self.parameters: dict[str, list[tuple[int, Sequence[str]]]] = defaultdict(list)
         self.told: dict[Name, set[str]] = defaultdict(set)
         self.callees: dict[Name, set[str]] = defaultdict(set)
         self.counted: set[Name] = set()
         self.own: dict[int, set[str]] = {}
         self.leads: dict[Name, set[Name]] = defaultdict(set)
 
-    def note_function(self, node: cst.FunctionDef, stack: Sequence[cst.CSTNode]) -> None:
+    def note_function(self, callee: str, names: Sequence[str], outermost: cst.CSTNode) -> None:
         """A function of the module, whose parameters take what it is called with."""
-        names = [one.name.value for one in (*node.params.posonly_params, *node.params.params)]
-        if names[:1] in (["self"], ["cls"]):
-            names = names[1:]
-        line = self.line_of(next((f for f in stack if isinstance(f, cst.FunctionDef)), node))
-        callee = node.name.value
-        if callee == "__init__":
-            owner = [one for one in stack if isinstance(one, cst.ClassDef)]
-            callee = owner[-1].name.value if owner else callee
-        self.parameters[callee].append((line, names))
+        self.parameters[callee].append((self.line_of(outermost), names))
 
     def follow(self, names: set[Name]) -> None:
         """Read what the module does with these names, and with those that they lead to."""
@@ -101,7 +93,7 @@ class Flow:
                     yield Name(None, "param")
                     return
                 if not converts(callee) and callee not in _PASSES_ON:
-                    yield from self._parameter(*passed_to([*stack[: level + 1]], node))
+                    yield from self._parameter(*passed_to(stack[: level + 1], node))
                     return
                 if callee in ("append", "add", "put") and isinstance(call.func, cst.Attribute):
                     yield from self._names(call.func.value, stack)
@@ -304,7 +296,7 @@ def calls_around(node: cst.CSTNode, stack: Sequence[cst.CSTNode]) -> set[str]:
     """What is called with the value of `node`, or with what a call with it returns."""
     found = set()
     for place, parent in enumerate(stack):
-        if isinstance(parent, cst.Call) and place + 1 <= len(stack):
+        if isinstance(parent, cst.Call):
             inside = stack[place + 1] if place + 1 < len(stack) else node
             if isinstance(inside, cst.Arg):
                 found |= {last_name(parent.func), *_targets(parent)}

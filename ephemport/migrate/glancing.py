@@ -10,20 +10,12 @@ import warnings
 from collections.abc import Iterator
 
 from ephemport.migrate.uses import File, Function, Parameter, Supplied
-from ephemport.migrate.words import note_binding
+from ephemport.migrate.words import STARTS_PROCESSES, imports_again, note_binding
 
 _MAY_MATTER = re.compile(
     r"(?<![\w.])\d_?\d_?\d_?\d_?\d?(?!\w)|[nrt]\d{4,5}\b|\b[A-Z_]*PORTS?\b|getsockname|portpicker"
     r"|port_for|ephemeral_port_reserve|(?:unused|free|open|available)_\w*port"
 )
-_STARTS = {
-    "Popen",
-    "create_subprocess_exec",
-    "create_subprocess_shell",
-    "check_output",
-    "check_call",
-}
-_IMPORTS_AGAIN = {"Process", "ProcessPoolExecutor", "Pool"}
 
 
 def needs_reading(source: str) -> bool:
@@ -187,10 +179,9 @@ def _note_call(
     if callee in ("parametrize", "fixture", "param") and {"id", "ids"} & keywords:
         file.parametrize_names |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
     runs = callee == "run" and "subprocess" in ast.dump(node.func)
-    if callee in _STARTS | _IMPORTS_AGAIN or runs:
+    if callee in STARTS_PROCESSES or runs:
         file.starts_processes += 1
-        by_python = "multiprocessing" in file.source or "futures" in file.source
-        file.imports_itself = file.imports_itself or (callee in _IMPORTS_AGAIN and by_python)
+        file.imports_itself = file.imports_itself or imports_again(callee, file.source)
         for keyword in node.keywords:
             if keyword.arg == "env" and "environ" not in file.source:
                 file.hides_environment += 1

@@ -37,11 +37,12 @@ def choose(decision: Decision, style: str) -> list[Pattern]:
     """The patterns for the numbers that can have one; `fixtures` gives the others a reason."""
     alone: dict[tuple[Path, int], list[Number]] = defaultdict(list)
     in_class: dict[tuple[Path, str], list[Number]] = defaultdict(list)
+    computed = decision.computed()
     for number in decision.converted():
         places = {(use.path, use.function) for use in number.uses}
         path, line = next(iter(places))
         simple = all(use.form not in ("sum", "range", "count") for use in number.uses)
-        simple = simple and not decision.is_near_computed(number)
+        simple = simple and number.number not in computed
         if len(places) == 1 and line is not None and simple:
             alone[path, line].append(number)
         elif simple and len(classes := {(use.path, use.in_class) for use in number.uses}) == 1:

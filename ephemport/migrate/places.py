@@ -47,23 +47,24 @@ def parameter(stack: Sequence[cst.CSTNode]) -> str:
 
 def is_mixed(stack: Sequence[cst.CSTNode]) -> bool:
     """Whether parametrize gives some parameter values that are no texts."""
-    call = next((one for one in reversed(stack) if _is_parametrize(one)), None)
-    values = call.args[1].value if isinstance(call, cst.Call) else None
-    if not isinstance(values, (cst.List, cst.Tuple)):
-        return True
-    return not all(isinstance(one.value, cst.SimpleString) for one in values.elements)
+    values = _values(stack)
+    return not values or not all(isinstance(one, cst.SimpleString) for one in values)
 
 
 def values_beside(stack: Sequence[cst.CSTNode]) -> frozenset[int]:
     """All that parametrize gives its only parameter, if these are plain numbers."""
+    values = _values(stack)
+    numbers = [int(one.value, 0) for one in values if isinstance(one, cst.Integer)]
+    return frozenset(numbers) if len(numbers) == len(values) else frozenset()
+
+
+def _values(stack: Sequence[cst.CSTNode]) -> list[cst.BaseExpression]:
+    """What the innermost parametrize gives; nothing if that is not written down there."""
     call = next((one for one in reversed(stack) if _is_parametrize(one)), None)
     values = call.args[1].value if isinstance(call, cst.Call) else None
     if not isinstance(values, (cst.List, cst.Tuple)):
-        return frozenset()
-    numbers = [one.value for one in values.elements]
-    if not all(isinstance(one, cst.Integer) for one in numbers):
-        return frozenset()
-    return frozenset(int(one.value, 0) for one in numbers if isinstance(one, cst.Integer))
+        return []
+    return [one.value for one in values.elements]
 
 
 def is_drawn(computed: cst.CSTNode) -> bool:

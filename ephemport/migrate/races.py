@@ -8,7 +8,7 @@ import libcst.matchers as m
 
 from ephemport.migrate.contexts import dotted, last_name
 from ephemport.migrate.uses import File, Function
-from ephemport.migrate.words import words
+from ephemport.migrate.words import STARTS_PROCESSES, imports_again, words
 
 Report = Callable[[cst.CSTNode, str, str], None]
 
@@ -156,13 +156,9 @@ def _is_fixed(call: cst.Call) -> bool:
 def note_process(call: cst.Call, file: File) -> None:
     """Whether a call starts a process, and whether that one lacks our environment."""
     callee = last_name(call.func)
-    starts = {"Popen", "create_subprocess_exec", "create_subprocess_shell", "check_output"}
-    starts |= {"check_call", "Process", "ProcessPoolExecutor", "Pool"}
-    if callee in starts or dotted(call) == "subprocess.run":
+    if callee in STARTS_PROCESSES or dotted(call) == "subprocess.run":
         file.starts_processes += 1
-        by_python = callee in ("Process", "ProcessPoolExecutor", "Pool")
-        if by_python and ("multiprocessing" in file.source or "futures" in file.source):
-            file.imports_itself = True
+        file.imports_itself = file.imports_itself or imports_again(callee, file.source)
         for argument in call.args:
             if argument.keyword is not None and argument.keyword.value == "env":
                 made_elsewhere = _is_plain_name(argument.value) and "environ" in file.source

@@ -137,8 +137,8 @@ class Reader(cst.CSTVisitor):
     def _look_at_FunctionDef(self, node: cst.FunctionDef) -> None:  # noqa: N802
         if "getsockname" in self.file.source:
             races.look_at_function(node, self.report)
-        self.flow.note_function(node, self.stack)
         callee, names = places.signature(node, self.stack)
+        self.flow.note_function(callee, names, self.outermost or node)
         self.file.signatures.setdefault(callee, set()).add(names)
         if not any(isinstance(one, cst.FunctionDef) for one in self.stack):
             owner = next((one for one in self.stack if isinstance(one, cst.ClassDef)), None)

@@ -47,7 +47,7 @@ def rewrite(decision: Decision, patterns: list[Pattern]) -> dict[Path, str]:
     for path in sorted({*uses, *handed_on}):
         file = decision.files[path]
         name = _map_name(file)
-        source, mapped = _replaced(decision, file, uses.get(path, []), variables, name)
+        source, mapped = _replaced(decision, file, uses.get(path, []), converted, variables, name)
         own = [pattern for pattern in patterns if pattern.path == path]
         source = apply_patterns(source, own + _inside(path, uses.get(path, []), converted, name))
         imports = []
@@ -76,12 +76,12 @@ def _replaced(
     decision: Decision,
     file: File,
     uses: Iterable[Use],
+    converted: set[int],
     variables: Mapping[tuple[Path, int, int], str],
     map_name: str,
 ) -> tuple[str, bool]:
     """The source with every use replaced, and whether any goes to the map."""
     source = file.source
-    converted = {number.number for number in decision.converted()}
     edits: list[tuple[int, int, str]] = []
     literals: dict[tuple[int, int], list[tuple[Use, str]]] = defaultdict(list)
     mapped = False

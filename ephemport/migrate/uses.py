@@ -187,6 +187,11 @@ class File:
     needs_options: bool = False  # binds sockets that set neither SO_REUSEADDR nor SO_REUSEPORT
     unreadable: str = ""
 
+    def function_of(self, use: Use) -> Function | None:
+        """The outermost function that a use stands in, or decorates."""
+        line = use.function if use.function is not None else use.decorates
+        return self.functions.get(line) if line is not None else None
+
     @cached_property
     def names_in_strings(self) -> set[str]:
         """What may name a file or a module: the last parts of strings such as `a/b.py` or `a.b`."""

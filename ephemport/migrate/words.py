@@ -44,7 +44,6 @@ _QUANTITY_WORDS = each(
 _QUANTITY_CALLS = each(
     "sleep recv recv_into read readexactly readline seek urandom randint "
     "token_bytes token_hex zfill ljust rjust center truncate repeat islice "
-    "pack pack_into unpack unpack_from to_bytes from_bytes encode decode "
     "timedelta datetime date Decimal Fraction settimeout alarm call_later fromtimestamp"
 )
 _PACKS = each("pack pack_into unpack unpack_from to_bytes from_bytes encode decode")
@@ -62,6 +61,12 @@ _BINDING = each(
 )
 # Methods that anything may have.
 _EVERYBODYS = each("start run main __init__ setUp setUpClass __enter__ __aenter__ open connect")
+STARTS_PROCESSES = each(
+    "Popen create_subprocess_exec create_subprocess_shell check_output check_call Process "
+    "ProcessPoolExecutor Pool"
+)
+# Whose children import the suite's modules again.
+_IMPORTS_AGAIN = each("Process ProcessPoolExecutor Pool")
 _PURE_CALLS = each("raises param mark fullmatch search sub findall copy loads dumps asdict")
 _PURE_WORDS = each(
     "parse parser parsed url urls uri urlparse urlsplit urljoin urlunparse split validate valid "
@@ -105,7 +110,7 @@ def is_quantity(name: str) -> bool:
 
 def counts(call: str) -> bool:
     """Whether what this function takes is counted or measured, or no port at any rate."""
-    return call in _QUANTITY_CALLS
+    return call in _QUANTITY_CALLS or packs(call)
 
 
 def packs(call: str) -> bool:
@@ -134,6 +139,11 @@ def binds(call: str) -> str:
     if any(word in _SERVER_WORDS or word.endswith("server") for word in found):
         return "yes"
     return "no" if any(word in _CLIENT_WORDS for word in found) else "maybe"
+
+
+def imports_again(callee: str, source: str) -> bool:
+    """Whether a call of this name, in this file, starts a child that imports modules anew."""
+    return callee in _IMPORTS_AGAIN and ("multiprocessing" in source or "futures" in source)
 
 
 def note_binding(callee: str, names: Iterable[str], binders: set[str]) -> None:
