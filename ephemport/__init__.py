@@ -15,8 +15,8 @@ from ephemport._errors import (
 from ephemport._later import later
 
 if TYPE_CHECKING:
-    from ephemport._diagnosis import Diagnosis, Found, diagnose
-    from ephemport._listeners import Holder, Listener, holders, listeners
+    from ephemport._looking.diagnosis import Diagnosis, Found, diagnose
+    from ephemport._looking.listeners import Holder, Listener, holders, listeners
     from ephemport._port_map import port_map
     from ephemport._reservation import (
         Reservation,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         reserve,
         reserve_many,
     )
-    from ephemport._takeover import wait_listening
+    from ephemport._serving.wait import wait_listening
 
 __version__ = "0.1.0"
 
@@ -57,10 +57,10 @@ __all__ = [
 __getattr__, __dir__ = later(
     __name__,
     {
-        "_diagnosis": ("Diagnosis", "Found", "diagnose"),
-        "_listeners": ("Holder", "Listener", "holders", "listeners"),
+        "_looking.diagnosis": ("Diagnosis", "Found", "diagnose"),
+        "_looking.listeners": ("Holder", "Listener", "holders", "listeners"),
         "_port_map": ("port_map",),
         "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
-        "_takeover": ("wait_listening",),
+        "_serving.wait": ("wait_listening",),
     },
 )

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 def later(
     package: str, homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for `package`; `homes`: its modules and the names in each."""
+    """`__getattr__` and `__dir__` for `package`; `homes`: our modules, and the names in each."""
 
     def get(name: str) -> object:
         import importlib
 
         for module, names in homes.items():
             if name in names:
-                found: object = getattr(importlib.import_module(f"{package}.{module}"), name)
+                found: object = getattr(importlib.import_module(f"ephemport.{module}"), name)
                 setattr(sys.modules[package], name, found)
                 return found
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -23,10 +23,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import SupportsIndex
 
+from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
 from ephemport._kernel.processes import descendants
-from ephemport._listeners import checked_port, listeners
-from ephemport._lock import lock
+from ephemport._looking.listeners import checked_port, listeners
 from ephemport._reservation import Reservation, reserve_from
 
 PREFIX = "EPHEMPORT_PORT_"
@@ -109,8 +109,8 @@ class PortMap(Mapping[int, int]):
 
     def _reserve(self, key: int) -> int:
         # The layer above, for the mode in force: it knows the sources, and is not needed before.
-        from ephemport._request import Request
-        from ephemport.compat.allocator import PortAllocator
+        from ephemport._allocator import PortAllocator
+        from ephemport._holding.request import Request
 
         allocator = PortAllocator()
         request = Request()

@@ -5,21 +5,30 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from ephemport._block import EndsWithBlock
 from ephemport._errors import ReservationReleased
-from ephemport._handoff import Argument, Handed, filled, listening_sockets, placeholders, start
-from ephemport._hold import Hold, lock
-from ephemport._host import make_url
-from ephemport._listeners import Listener
-from ephemport._request import Request, checked_count
-from ephemport._sources import Source
-from ephemport._sources.ephemeral import EPHEMERAL
-from ephemport._takeover import ProcessLike, wait_listening, wait_listening_async
+from ephemport._holding.block import EndsWithBlock
+from ephemport._holding.handoffs import HANDOFFS
+from ephemport._holding.hold import Hold
+from ephemport._holding.host import make_url
+from ephemport._holding.request import Request, checked_count
+from ephemport._holding.sources import Source
+from ephemport._holding.sources.ephemeral import EPHEMERAL
+from ephemport._kernel.fork import lock
+from ephemport._looking.listeners import Listener
+from ephemport._serving.activation import Argument
+from ephemport._serving.start import (
+    Handed,
+    filled,
+    listening_sockets,
+    placeholders,
+    start,
+)
+from ephemport._serving.wait import ProcessLike, wait_listening, wait_listening_async
 
 if TYPE_CHECKING:
     import subprocess
 
-    from ephemport._share import Offer
+    from ephemport._serving.share import Offer
 
 
 class Reservation(EndsWithBlock):
@@ -102,7 +111,7 @@ class Reservation(EndsWithBlock):
             and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs, and
             so `wait_listening()` has nothing to wait for.
         assist: set SO_REUSEADDR for a server that sets neither it nor SO_REUSEPORT, whenever it
-            or a descendant binds the number (`ephemport._assist` has the price).
+            or a descendant binds the number (`ephemport._serving.assist` has the price).
         Raises what Popen raises, ReservationReleased, and EphemportError when `assist` cannot be
         had here.
         """
@@ -115,7 +124,7 @@ class Reservation(EndsWithBlock):
         from then on: this process's hold ends when the adopter has the sockets, and the number is
         free when the adopter releases it or ends.
         """
-        from ephemport._share import Offer
+        from ephemport._serving.share import Offer
 
         self._require_held("share")
         with lock:
@@ -275,9 +284,9 @@ def adopt(token: str) -> Reservation:
     Raises EphemportError when the token is wrong, used, dead or another user's, ValueError and
     TypeError for what is no token.
     """
-    from ephemport import _share
+    from ephemport._serving import share
 
-    hold, terms = _share.adopt(token)
+    hold, terms = share.adopt(token)
     return Reservation(hold, terms["host"], terms["protocol"], terms["handoff"])
 
 
@@ -309,10 +318,11 @@ def start_server(
 ) -> "subprocess.Popen[Any]":
     """`popen()` for a command that has its numbers; `names` are those of LISTEN_FDNAMES."""
     for reservation in reservations:
-        if reservation.handoff == "fd" and not activate:
+        if not HANDOFFS[reservation.handoff].servers_bind and not activate:
             raise ValueError(
-                f"port {reservation.port} is reserved with handoff='fd': no server can bind it, so "
-                "start it with activate=True, or reserve with handoff='takeover'"
+                f"port {reservation.port} is reserved with handoff={reservation.handoff!r}: no "
+                "server can bind it, so start it with activate=True, or reserve with "
+                "handoff='takeover'"
             )
     handed = [reservation._handed("start a server on") for reservation in reservations]
     if names is not None:

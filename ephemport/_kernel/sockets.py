@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from ephemport._lock import lock
+from ephemport._kernel.fork import lock
 
 # Kept from the start: tests patch socket.socket, and want their numbers all the same.
 _Socket = socket.socket
@@ -355,3 +355,11 @@ def can_see_bound_inactive() -> bool:
             return bool(read_netlink("tcp", {State.BOUND_INACTIVE}, port=probe.getsockname()[1]))
         except OSError:
             return False
+
+
+@functools.cache
+def smallest_receive_buffer() -> int:
+    """Return the least that SO_RCVBUF can be set to, in bytes (SOCK_MIN_RCVBUF, net/sock.h)."""
+    with _Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

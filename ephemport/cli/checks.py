@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ephemport import EphemportError, reserve
-from ephemport._assist import check_assist
-from ephemport._diagnosis import diagnose
+from ephemport._holding.sources.portserver import Portserver
 from ephemport._kernel import port_range
 from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink, read_proc_net
-from ephemport._sources.portserver import Portserver
+from ephemport._looking.diagnosis import diagnose
+from ephemport._serving.assist import check_assist
 from ephemport.cli.unheld import installed
 
 OK, NOTE, BROKEN = "ok", "note", "NO"

@@ -9,9 +9,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ephemport._diagnosis import HOLDS, LISTENS, RECEIVES, Found, all_holders_and_listeners, unseen
 from ephemport._kernel.processes import environment
-from ephemport._listeners import place, unknown_owner
+from ephemport._looking.diagnosis import (
+    HOLDS,
+    LISTENS,
+    RECEIVES,
+    Found,
+    all_holders_and_listeners,
+    unseen,
+)
+from ephemport._looking.listeners import place, unknown_owner
 from ephemport.cli import tables
 from ephemport.cli.tables import Cell, Line, Span
 

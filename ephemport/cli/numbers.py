@@ -2,10 +2,10 @@
 
 import argparse
 
-from ephemport._mode import MODES
-from ephemport._request import Request
+from ephemport._allocator import PortAllocator
+from ephemport._holding.request import Request
+from ephemport._holding.sources import modes
 from ephemport._reservation import Reservation
-from ephemport.compat.allocator import PortAllocator
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode",
-        help=f"where the numbers come from: {', '.join(MODES)} or portserver:ADDRESS "
+        help=f"where the numbers come from: {', '.join(modes())} or portserver:ADDRESS "
         "(default: the environment's EPHEMPORT_MODE, else ephemeral)",
     )
 

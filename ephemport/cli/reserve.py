@@ -11,8 +11,10 @@ from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
-from ephemport._mode import mode_named
-from ephemport._request import HANDOFFS, PROTOCOLS, Request, checked_count
+from ephemport._holding.handoffs import HANDOFFS
+from ephemport._holding.mode import mode_named
+from ephemport._holding.request import Request, checked_count
+from ephemport._kernel.protocols import PARTS
 from ephemport.cli import numbers
 
 _EXAMPLES = """\
@@ -40,9 +42,12 @@ def add_parser(commands: Any) -> None:
         metavar="PID",
         help="return at once; a small background process holds the numbers until PID ends",
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="tcp", help="default: tcp")
+    parser.add_argument("--protocol", choices=tuple(PARTS), default="tcp", help="default: tcp")
     parser.add_argument(
-        "--handoff", choices=HANDOFFS[:2], default="takeover", help="default: takeover"
+        "--handoff",
+        choices=[one.name for one in HANDOFFS.values() if one.servers_bind],
+        default="takeover",
+        help="default: takeover",
     )
     numbers.add_options(parser)
     parser.set_defaults(action=_reserve)
@@ -120,7 +125,7 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
         os.close(reader)
         # Whatever happens, two processes never return from here.
         try:
-            _hold_in_background(watched, writer, mode, requests)
+            _hold_until_end(watched, writer, mode, requests)
         finally:
             os._exit(1)
     os.close(writer)
@@ -140,9 +145,7 @@ def _close_what_is_inherited(*kept: int) -> None:
         os.closerange(below + 1, above)
 
 
-def _hold_in_background(
-    watched: int, writer: int, mode: str | None, requests: list[Request]
-) -> None:
+def _hold_until_end(watched: int, writer: int, mode: str | None, requests: list[Request]) -> None:
     os.setsid()
     _close_what_is_inherited(watched, writer)
     try:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ephemport import EphemportError, Reservation
-from ephemport._isolate import enter
-from ephemport._placeholders import fill
-from ephemport._request import Request
+from ephemport._holding.handoffs import SHADOW, TAKEOVER, TAKEOVER_SHADOWING_UDP
+from ephemport._holding.request import Request
+from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
+from ephemport._serving.placeholders import fill
 from ephemport.cli import numbers
 
 if TYPE_CHECKING:
@@ -125,13 +126,9 @@ def _run(options: argparse.Namespace) -> int:
         enter()
     # A UDP server sets no option, so without help only a shadow lets it in.
     helped = options.activate or options.assist
+    ways = {} if helped else {"udp": SHADOW, "both": TAKEOVER_SHADOWING_UDP}
     requests = [
-        Request(
-            options.host,
-            protocol,
-            handoff="shadow" if protocol == "udp" and not helped else "takeover",
-            shadow_udp=protocol == "both" and not helped,
-        )
+        Request(options.host, protocol, handoff=ways.get(protocol, TAKEOVER))
         for _, protocol in names
     ]
     reservations = numbers.reserve_all(options.mode, requests)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TextIO
 
-from ephemport._listeners import one_line
+from ephemport._looking.listeners import one_line
 
 # Where the output goes to no terminal, a line may be as long as it likes.
 _UNLIMITED = 1 << 20

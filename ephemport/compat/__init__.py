@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ephemport._later import later
 
 if TYPE_CHECKING:
-    from ephemport.compat.allocator import (
+    from ephemport._allocator import (
         PortAllocator,
         allocate_port,
         allocate_port_range,
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         port_range_context,
         release_port,
     )
+    from ephemport._holding.ranges import CATEGORIES, worker_range
     from ephemport.compat.helpers import (
         TestPortManager,
         make_client_url,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         test_client_url,
         test_server_url,
     )
-    from ephemport.compat.ranges import CATEGORIES, worker_range
 
 __all__ = [
     "CATEGORIES",
@@ -45,7 +45,7 @@ __all__ = [
 __getattr__, __dir__ = later(
     __name__,
     {
-        "allocator": (
+        "_allocator": (
             "PortAllocator",
             "allocate_port",
             "allocate_port_range",
@@ -54,7 +54,7 @@ __getattr__, __dir__ = later(
             "port_range_context",
             "release_port",
         ),
-        "helpers": (
+        "compat.helpers": (
             "TestPortManager",
             "make_client_url",
             "make_server_url",
@@ -62,7 +62,7 @@ __getattr__, __dir__ = later(
             "test_client_url",
             "test_server_url",
         ),
-        "ranges": (
+        "_holding.ranges": (
             "CATEGORIES",
             "worker_range",
         ),

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import SupportsIndex
 
-from ephemport._block import EndsWithBlock
-from ephemport._host import make_url
-from ephemport._listeners import checked_port
-from ephemport.compat.allocator import PortAllocator, get_port_allocator
+from ephemport._allocator import PortAllocator, get_port_allocator
+from ephemport._holding.block import EndsWithBlock
+from ephemport._holding.host import make_url
+from ephemport._looking.listeners import checked_port
 
 
 def make_server_url(port: SupportsIndex, host: str = "127.0.0.1", protocol: str = "ws") -> str:

@@ -23,21 +23,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ephemport._hold import hold_number, shadow_addresses
-from ephemport._host import endpoint
-from ephemport._lock import lock
-from ephemport._request import Request
+from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
+from ephemport._holding.hold import hold_number, shadow_addresses
+from ephemport._holding.host import endpoint
+from ephemport._holding.request import Request
+from ephemport._holding.sources.ephemeral import EPHEMERAL
+from ephemport._kernel.fork import lock
+from ephemport._kernel.protocols import KINDS
 from ephemport._reservation import Reservation, reserve_from
-from ephemport._sources.ephemeral import EPHEMERAL
 
 HANDOFFS = ("takeover", "shadow")
 _VARIABLE = "EPHEMPORT_DROPIN_HANDOFF"
 
-_KINDS = {
-    "tcp": (socket.SOCK_STREAM,),
-    "udp": (socket.SOCK_DGRAM,),
-    "both": (socket.SOCK_STREAM, socket.SOCK_DGRAM),
-}
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 _kept: OrderedDict[tuple[int, int], Reservation] = OrderedDict()
@@ -67,15 +64,17 @@ def new_number(protocol: str, *, chosen: str | None = None, **request: Any) -> i
 def new_reservation(protocol: str, *, chosen: str | None = None, **request: Any) -> Reservation:
     """The same, for those who will let it go again."""
     handoff = "shadow" if protocol == "udp" else tcp_handoff(chosen)
-    shadow_udp = protocol == "both" and handoff == "takeover"
-    asked = Request(protocol=protocol, handoff=handoff, shadow_udp=shadow_udp, **request)
+    way = handoff_named(handoff)
+    if protocol == "both" and way is TAKEOVER:
+        way = TAKEOVER_SHADOWING_UDP
+    asked = Request(protocol=protocol, handoff=way, **request)
     return _keep(reserve_from(EPHEMERAL, asked))
 
 
 def try_to_keep(port: int, protocol: str) -> bool:
     """Hold a number that somebody else chose, if it can be had."""
     with lock:
-        if any((kind, port) in _kept for kind in _KINDS[protocol]):
+        if any((kind, port) in _kept for kind in KINDS[protocol]):
             return True
         try:
             hold = hold_number(port, protocol)
@@ -95,7 +94,7 @@ def try_to_keep(port: int, protocol: str) -> bool:
 def give_back(port: int, protocol: str = "both") -> None:
     """Let a number go; of no effect for one that is not held."""
     with lock:
-        for kind in _KINDS[protocol]:
+        for kind in KINDS[protocol]:
             reservation = _kept.get((kind, port))
             if reservation is not None:
                 let_go(reservation)
@@ -104,7 +103,7 @@ def give_back(port: int, protocol: str = "both") -> None:
 def let_go(reservation: Reservation) -> None:
     """The same for a reservation; its number may be another's by now, where very many are kept."""
     with lock:
-        for kind in _KINDS[reservation.protocol]:
+        for kind in KINDS[reservation.protocol]:
             if _kept.get((kind, reservation.port)) is reservation:
                 del _kept[kind, reservation.port]
         reservation.release()
@@ -153,7 +152,7 @@ def any_bound(port: int, kind: int, families: tuple[int, ...] = _INTERNET) -> in
 
 def _keep(reservation: Reservation) -> Reservation:
     with lock:
-        for kind in _KINDS[reservation.protocol]:
+        for kind in KINDS[reservation.protocol]:
             _kept[kind, reservation.port] = reservation
         while len(_kept) > _limit():
             _, oldest = _kept.popitem(last=False)

@@ -153,11 +153,11 @@ def main(argv: list[str]) -> NoReturn:
     port = pick_unused_port(pid=int(argv[1]) if len(argv) > 1 else os.getppid())
     print(port, flush=True)
     if len(argv) > 2 and port in _random_ports:
-        _hold_in_background(port, float(argv[2]))
+        _hold_for(port, float(argv[2]))
     sys.exit(0)
 
 
-def _hold_in_background(port: int, seconds: float) -> None:
+def _hold_for(port: int, seconds: float) -> None:
     import subprocess
 
     # Adopted rather than inherited: a hold ends in a forked child.

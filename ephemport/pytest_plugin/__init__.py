@@ -6,7 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from ephemport._mode import MODES, choose_mode, mode_named
+from ephemport._holding.mode import choose_mode, mode_named
+from ephemport._holding.sources import modes
 from ephemport.pytest_plugin.fixtures import (
     client_port,
     federation_port,
@@ -35,7 +36,7 @@ __all__ = [
     "test_port",
 ]
 
-_ALLOCATOR = "ephemport.compat.allocator"
+_ALLOCATOR = "ephemport._allocator"
 LEAKS = ("warn", "error", "ignore")
 
 pytest_plugins = [
@@ -45,14 +46,14 @@ pytest_plugins = [
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    modes = f"one of {', '.join(MODES)}, or portserver:ADDRESS"
+    known = f"one of {', '.join(modes())}, or portserver:ADDRESS"
     group = parser.getgroup("ephemport", "ports that are held until their servers have them")
     group.addoption(
         "--ephemport-mode",
         metavar="MODE",
-        help=f"where port numbers come from: {modes} (default: ephemeral)",
+        help=f"where port numbers come from: {known} (default: ephemeral)",
     )
-    parser.addini("ephemport_mode", f"where port numbers come from: {modes}")
+    parser.addini("ephemport_mode", f"where port numbers come from: {known}")
     parser.addini(
         "ephemport_leaks",
         "what to do when a test's number still has a listener at teardown: warn, error or ignore",
@@ -73,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for_this_run.callback(choose_mode, choose_mode(_chosen_mode(config)))
     if _ALLOCATOR in sys.modules:
         # A run inside of another (pytester) leaves the other's numbers alone.
-        from ephemport.compat.allocator import default_allocator
+        from ephemport._allocator import default_allocator
 
         for_this_run.enter_context(default_allocator())
     else:
@@ -84,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let `ephemport ls` see which test this process runs."""
-    mark = sys.modules.get("ephemport._mark")
+    mark = sys.modules.get("ephemport._looking.mark")
     if mark is None:
         # Nothing here can hold a number yet.
         return (yield)
@@ -102,8 +103,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
+    from ephemport._holding.ranges import CATEGORIES, current_worker, worker_range, worker_slot
     from ephemport._kernel.port_range import ephemeral_range
-    from ephemport.compat.ranges import CATEGORIES, current_worker, worker_range, worker_slot
 
     mode = _mode(config)
     workers = _workers(config)

@@ -76,7 +76,7 @@ def _section(raised: BaseException, captured: str, arguments: Mapping[str, objec
 
 def _who_has(ports: Iterable[int]) -> list[str]:
     # Not at the plugin's start: it brings much along, and most tests never need it.
-    from ephemport._diagnosis import diagnose
+    from ephemport._looking.diagnosis import diagnose
 
     told = []
     for port in list(dict.fromkeys(ports))[:_MOST_LOOKS]:

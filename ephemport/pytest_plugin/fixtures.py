@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, SupportsIndex
 import pytest
 
 if TYPE_CHECKING:
+    from ephemport._allocator import NestedAllocator, PortAllocator
     from ephemport._port_map import PortMap
     from ephemport._reservation import Reservation
-    from ephemport.compat.allocator import NestedAllocator, PortAllocator
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def port_map() -> "PortMap":
 @contextmanager
 def _own_allocator(request: pytest.FixtureRequest) -> "Iterator[NestedAllocator]":
     # Imported with the first port that is asked for: until then the plugin costs next to nothing.
-    from ephemport.compat.allocator import get_port_allocator
+    from ephemport._allocator import get_port_allocator
     from ephemport.pytest_plugin.leaks import report_leaks
 
     with get_port_allocator().nested() as allocator:
@@ -104,7 +104,7 @@ def _own_allocator(request: pytest.FixtureRequest) -> "Iterator[NestedAllocator]
 
 
 def _factory(allocator: "PortAllocator") -> "Callable[..., Reservation]":
-    from ephemport._request import Request
+    from ephemport._holding.request import Request
 
     def reserve_port(
         *,

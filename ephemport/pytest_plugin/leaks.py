@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from ephemport._errors import LeakedServerWarning
-from ephemport._listeners import listeners, listening_records
+from ephemport._looking.listeners import listeners, listening_records
 from ephemport._reservation import Reservation
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ephemport._assist import start_assisted
-from ephemport._hold import Hold, hold
+from ephemport._holding.hold import Hold, hold
+from ephemport._serving.assist import start_assisted
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[2]

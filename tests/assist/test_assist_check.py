@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ephemport._assist import check_assist
+from ephemport._serving.assist import check_assist
 from tests.assist.conftest import NewHold, Start
 
 NUMBERS = {
@@ -30,7 +30,7 @@ assert libc.prctl(22, 2, program, 0, 0) == 0
 CHECK = """
 import os, threading
 from ephemport import EphemportError
-from ephemport._assist import check_assist, start_assisted
+from ephemport._serving.assist import check_assist, start_assisted
 from tests.assist.conftest import NewHold, Start
 before = len(os.listdir("/proc/self/fd"))
 try:

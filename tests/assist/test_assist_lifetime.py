@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from ephemport._assist import _caller, _supervisor, start_assisted
+from ephemport._kernel import other_process as _caller
+from ephemport._serving.assist import start_assisted
+from ephemport._serving.assist import supervisor as _supervisor
 from tests.assist.conftest import NewHold, Start
 
 # Waits for a line, binds, says what came of it.
@@ -172,7 +174,7 @@ def test_no_more_threads_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_binds_fail_once_the_supervisor_is_gone(start_python: Start, forks: bool) -> None:
     program = f"""
 import os, subprocess, sys
-from ephemport._assist import start_assisted
+from ephemport._serving.assist import start_assisted
 child = start_assisted(
     lambda: subprocess.Popen([sys.executable, "-c", {BIND_ON_DEMAND!r}]), ()
 )
@@ -198,8 +200,8 @@ def test_under_churn(start_python: Start) -> None:
     """Starts from many threads, beside threads that fork and threads that compute."""
     program = """
 import os, subprocess, sys, threading, time
-from ephemport._assist import start_assisted
-from ephemport._hold import hold
+from ephemport._serving.assist import start_assisted
+from ephemport._holding.hold import hold
 
 SERVER = '''
 import socket, sys
@@ -359,8 +361,8 @@ serve()
 @pytest.mark.parametrize(
     ("module", "function", "kind"),
     [
-        ("ephemport._assist", "install_filter", "seccomp"),
-        ("ephemport._assist._supervisor", "socket_option", "socket"),
+        ("ephemport._serving.assist", "install_filter", "seccomp"),
+        ("ephemport._serving.assist.supervisor", "socket_option", "socket"),
     ],
 )
 def test_a_fork_in_between_carries_nothing_away(
@@ -368,8 +370,8 @@ def test_a_fork_in_between_carries_nothing_away(
 ) -> None:
     program = f"""
 import importlib, os, subprocess, sys, threading
-from ephemport._assist import start_assisted
-from ephemport._hold import hold
+from ephemport._serving.assist import start_assisted
+from ephemport._holding.hold import hold
 
 module = importlib.import_module({module!r})
 original = module.{function}
@@ -421,7 +423,7 @@ print(os.read(read, 10).decode(), flush=True)
 def test_a_living_child_does_not_keep_the_program(start_python: Start) -> None:
     program = """
 import subprocess
-from ephemport._assist import start_assisted
+from ephemport._serving.assist import start_assisted
 child = start_assisted(lambda: subprocess.Popen(["cat"], stdout=2), ())
 print("end", flush=True)
 """
@@ -455,7 +457,7 @@ def test_importing_is_light(start_python: Start) -> None:
     program = """
 import sys
 before = set(sys.modules)
-import ephemport._assist
+import ephemport._serving.assist
 print({"ctypes", "subprocess"} & set(sys.modules), flush=True)
 """
     assert start_python(program).line() == "set()"

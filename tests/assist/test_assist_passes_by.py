@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ephemport._hold import hold
-from ephemport._lock import lock
+from ephemport._holding.hold import hold
+from ephemport._kernel.fork import lock
 from tests.assist.conftest import NewHold, Start
 
 BINDS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemport._lock import lock
+from ephemport._kernel.fork import lock
 from tests.assist.conftest import NewHold, Start
 
 BARE = """
@@ -165,7 +165,7 @@ except OSError as error:
 
 
 def test_two_holds_with_one_number(start_python: Start, new_hold: NewHold) -> None:
-    from ephemport._hold import hold
+    from ephemport._holding.hold import hold
 
     tcp = new_hold()
     udp = hold(tcp.port, "udp")
@@ -305,8 +305,8 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
 def test_as_an_ordinary_user(start_python: Start) -> None:
     program = f"""
 import ctypes, os, subprocess
-from ephemport._assist import check_assist, start_assisted
-from ephemport._hold import hold
+from ephemport._serving.assist import check_assist, start_assisted
+from ephemport._holding.hold import hold
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -333,7 +333,7 @@ def test_root_that_becomes_another_user_is_helped_by_root_only(
 
 def test_start_that_binds_itself_does_not_wait_for_us(new_hold: NewHold) -> None:
     """`start` may hold the lock that the supervisor takes for a number of ours."""
-    from ephemport._assist import start_assisted
+    from ephemport._serving.assist import start_assisted
 
     held = new_hold("udp")
 
@@ -351,8 +351,8 @@ def test_start_that_binds_itself_does_not_wait_for_us(new_hold: NewHold) -> None
 def test_forked_child_of_ours(start_python: Start) -> None:
     program = """
 import os, socket
-from ephemport._assist import start_assisted
-from ephemport._hold import hold
+from ephemport._serving.assist import start_assisted
+from ephemport._holding.hold import hold
 held = hold(0, "tcp")
 held.open()
 def fork():
@@ -370,22 +370,21 @@ os.waitpid(start_assisted(fork, [held]), 0)
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "value"),
+    ("name", "value"),
     [
-        ("_caller", "_PIDFD_THREAD", 1),  # before Linux 6.9
-        ("_caller", "_SO_NETNS_COOKIE", 9999),  # before 5.14
-        ("_filter", "_FLAG_WAIT_KILLABLE_RECV", 1 << 20),  # before 5.19
+        ("_kernel.other_process._PIDFD_THREAD", 1),  # before Linux 6.9
+        ("_kernel.other_process._SO_NETNS_COOKIE", 9999),  # before 5.14
+        ("_serving.assist.filter._FLAG_WAIT_KILLABLE_RECV", 1 << 20),  # before 5.19
     ],
 )
 def test_older_kernels(
     start_python: Start,
     new_hold: NewHold,
     monkeypatch: pytest.MonkeyPatch,
-    module: str,
     name: str,
     value: int,
 ) -> None:
-    monkeypatch.setattr(f"ephemport._assist.{module}.{name}", value)
+    monkeypatch.setattr(f"ephemport.{name}", value)
     held = new_hold("both")
     program = f"""
 import socket, threading

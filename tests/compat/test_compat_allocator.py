@@ -258,7 +258,8 @@ def test_threads_share_one_default_allocator() -> None:
     # Slowly made, as a full disk or a cold import would: time for the others to come in.
     source = """
 import threading, time
-from ephemport.compat import PortAllocator, allocator
+from ephemport import _allocator as allocator
+from ephemport.compat import PortAllocator
 class Slow(PortAllocator):
     def __init__(self):
         waiting.wait(1)

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from ephemport import compat, reserve
+from ephemport._allocator import default_allocator
 from ephemport.compat import PortAllocator, TestPortManager
-from ephemport.compat.allocator import default_allocator
 from tests.compat.sockets import bound_here, serve_and_ask
 
 MakeUrl = Callable[..., str]

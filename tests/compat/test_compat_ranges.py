@@ -2,8 +2,8 @@
 
 import pytest
 
+from ephemport._holding.ranges import worker_slot
 from ephemport.compat import CATEGORIES, worker_range
-from ephemport.compat.ranges import worker_slot
 
 STARTS = {"servers": 10000, "clients": 11000, "federation": 12000, "testing": 13000}
 

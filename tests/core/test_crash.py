@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-import ephemport._hold
+import ephemport._holding.hold
 from ephemport import PortUnavailable, holders, listeners, reserve
 from ephemport._kernel.sockets import SocketRecord, State, read_sockets
 from tests.conftest import InNamespace
@@ -110,7 +110,7 @@ def _race_for_time_wait(rounds: int, old_kernel: bool) -> list[int]:
     """How many of two processes got the same number, for every round."""
     leave_time_wait(50000)
     if old_kernel:  # before Linux 6.8: nobody sees what is bound and does not listen
-        setattr(ephemport._hold, "read_sockets", _see_listeners_only)  # noqa: B010
+        setattr(ephemport._holding.hold, "read_sockets", _see_listeners_only)  # noqa: B010
     winners = []
     for _ in range(rounds):
         go, please_go = os.pipe()

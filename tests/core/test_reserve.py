@@ -278,7 +278,7 @@ def test_wrong_arguments_are_refused_before_anything_is_bound(
         raise AssertionError("a socket was made")
 
     before = bound_ports()
-    monkeypatch.setattr("ephemport._hold._new_socket", forbidden)
+    monkeypatch.setattr("ephemport._holding.hold._new_socket", forbidden)
     with pytest.raises(error) as caught:
         reserve(**arguments)
     assert type(caught.value) is error

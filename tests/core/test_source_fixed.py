@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ephemport import EphemportError, PortsExhausted, PortUnavailable, Reservation
-from ephemport._request import Request
+from ephemport._holding.lock_folder import LockFolder
+from ephemport._holding.request import Request
+from ephemport._holding.sources.fixed import Fixed
 from ephemport._reservation import reserve_from, reserve_many_from
-from ephemport._sources.fixed import Fixed, LockFolder
 from tests.conftest import InNamespace
 from tests.core.helpers import bound, child, finish, in_child, may_bind, open_descriptors
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ephemport._mode import MODES, mode_named
+from ephemport._holding.mode import mode_named
+from ephemport._holding.sources import modes
 
 
 @pytest.fixture(autouse=True)
@@ -13,12 +14,12 @@ def no_mode_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ephemeral_is_the_default() -> None:
-    assert MODES == ("ephemeral", "fixed", "portserver")
+    assert modes() == ("ephemeral", "fixed", "portserver")
     assert mode_named() == mode_named(None) == "ephemeral"
 
 
 def test_the_environment_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for mode in (*MODES, "portserver:@somewhere", "portserver:/run/it"):
+    for mode in (*modes(), "portserver:@somewhere", "portserver:/run/it"):
         monkeypatch.setenv("EPHEMPORT_MODE", mode)
         assert mode_named() == mode
     monkeypatch.setenv("EPHEMPORT_MODE", "")

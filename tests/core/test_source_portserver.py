@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ephemport import EphemportError, PortsExhausted, PortUnavailable, holders
-from ephemport._request import Request
+from ephemport._holding.request import Request
+from ephemport._holding.sources.portserver import Portserver
 from ephemport._reservation import reserve_from, reserve_many_from
-from ephemport._sources.portserver import Portserver
 from tests.conftest import ROOT, InNamespace, run_python
 from tests.core.helpers import bound, eventually, may_bind, open_descriptors
 
@@ -199,7 +199,7 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 from ephemport import EphemportError
-from ephemport._sources.portserver import Portserver
+from ephemport._holding.sources.portserver import Portserver
 try:
     Portserver("@somewhere")
 except EphemportError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import ephemport._hold
+import ephemport._holding.hold
 from ephemport import holders, reserve, reserve_many
 from tests.conftest import InNamespace
 from tests.core.helpers import (
@@ -35,7 +35,7 @@ OFF = {"ipv6/conf/all/disable_ipv6": "1"}
 
 def prepare(way: str) -> None:
     if way == "not in the kernel":
-        setattr(ephemport._hold, "_new_socket", no_ipv6)  # noqa: B010
+        setattr(ephemport._holding.hold, "_new_socket", no_ipv6)  # noqa: B010
 
 
 def _nobody(way: str, protocol: str, handoff: str) -> list[int]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ephemport import _mark, reserve
+from ephemport import reserve
+from ephemport._looking import mark as _mark
 from tests.conftest import ROOT, InNamespace
 from tests.core.helpers import become_nobody, child
 from tests.diagnosis.strangers import PERL, command, json_of, stranger

@@ -6,13 +6,29 @@ import sys
 
 import pytest
 
-from ephemport import _mark
+from ephemport._looking import mark as _mark
 from tests.conftest import run_python
 from tests.core.helpers import eventually, in_child
 
 
-def test_this_process_is_marked() -> None:
-    assert _mark.mark_of(os.getpid()) is not None
+def test_a_process_is_marked_with_its_first_hold() -> None:
+    done = run_python(
+        """
+import os
+import ephemport
+from ephemport._looking.mark import mark_of
+ephemport.reserve, ephemport.listeners, ephemport.diagnose
+assert mark_of(os.getpid()) is None
+with ephemport.reserve():
+    assert mark_of(os.getpid()) is not None
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def marked() -> None:
+    _mark.mark_this_process()
 
 
 def test_no_descriptor_and_a_page() -> None:
@@ -26,7 +42,7 @@ def opened():
 import ephemport._kernel.processes
 import mmap, re, contextlib
 before, files = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, opened()
-from ephemport import _mark
+from ephemport._looking import mark as _mark
 _mark._memory = None
 _mark.mark_this_process()
 assert opened() == files
@@ -55,7 +71,7 @@ def test_memory_that_only_looks_like_it() -> None:
     done = run_python(
         """
 import mmap, os
-import ephemport._mark as mark
+import ephemport._looking.mark as mark
 mark._memory = None  # ours goes with it
 import gc; gc.collect()
 assert mark.mark_of(os.getpid()) is None
@@ -68,7 +84,7 @@ assert mark.mark_of(os.getpid()) is not None
     assert done.returncode == 0, done.stderr
 
 
-def test_fork_inherits_it_and_a_long_test_is_cut() -> None:
+def test_fork_inherits_it_and_a_long_test_is_cut(marked: None) -> None:
     def work() -> None:
         assert _mark.mark_of(os.getpid()) is not None
         _mark.show_test("ü" * 1000)

@@ -72,7 +72,7 @@ def test_without_ipv6(in_namespace: InNamespace) -> None:
         + """
 refuse(socket.AF_INET6)
 from ephemport import reserve
-from ephemport._diagnosis import diagnose
+from ephemport._looking.diagnosis import diagnose
 with reserve() as held:
     answer = diagnose(held, "tcp")
     (found,) = answer.found
@@ -98,7 +98,7 @@ def test_without_proc(tmp_path: Any) -> None:
         """
 import os, sys, json, socket, encodings.idna, pwd, ctypes
 from tests.diagnosis.strangers import command, json_of
-import ephemport._assist._libc
+import ephemport._kernel.libc
 command("ls"); json_of("who", "1")
 os.chroot(sys.argv[1])
 os.chdir("/")
@@ -137,7 +137,7 @@ HIDDEN = """
 import os, socket, encodings.idna, pwd, ctypes
 from tests.core.helpers import become_nobody
 from tests.diagnosis.strangers import command, json_of
-import ephemport._assist._libc
+import ephemport._kernel.libc
 command("ls"); json_of("who", "1")
 server = socket.create_server(("127.0.0.1", 0))
 become_nobody()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ephemport import PortUnavailable, reserve, reserve_many
-from ephemport._diagnosis import Diagnosis, diagnose
+from ephemport._looking.diagnosis import Diagnosis, diagnose
 from tests.conftest import InNamespace
 from tests.core.helpers import become_nobody
 from tests.diagnosis.strangers import PERL, bindable, command, json_of, stranger, time_wait
@@ -184,7 +184,7 @@ def _no_datagram() -> None:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         server.bind(("127.0.0.1", PORT))
         server.settimeout(20)
-        from ephemport import _trial
+        from ephemport._looking import trial as _trial
 
         real, sent = _trial._try, []
 
@@ -310,7 +310,7 @@ def _another_users(what: str) -> None:
         import encodings.idna  # noqa: F401
         import pwd  # noqa: F401
 
-        import ephemport._assist._libc  # noqa: F401
+        import ephemport._kernel.libc  # noqa: F401
 
         command("who", "1")
         become_nobody()
@@ -334,8 +334,8 @@ def test_another_network(in_namespace: InNamespace, may_enter: bool) -> None:
 
 
 def _another_network(may_enter: bool) -> None:
-    from ephemport import _diagnosis
     from ephemport._kernel.namespaces import enter_new_network
+    from ephemport._looking import diagnosis as _diagnosis
 
     def refused(*_: object) -> None:
         raise PermissionError(1, "setns()")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ephemport import _isolate
+from ephemport._isolating import wrapper
 from tests.conftest import ROOT
 
 NOBODY = 65534
@@ -123,7 +123,7 @@ class Suite:
             environment |= {"LD_LIBRARY_PATH": "/mnt/python/lib"}
             environment |= {"TMPDIR": "/mnt/suite"}
         if alone:
-            prefix = (python, *_isolate.wrapper()[1:-1], f"{tree}/ephemport")
+            prefix = (python, *wrapper.wrapper()[1:-1], f"{tree}/ephemport")
         return subprocess.Popen(
             [*before, *prefix, python, *program, "-p", "no:cacheprovider", *arguments],
             cwd=self.folder,
@@ -151,7 +151,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def isolation() -> None:
     """Skip where nothing can be isolated."""
-    reason = _isolate.why_not()
+    reason = wrapper.why_not()
     if reason is not None:
         pytest.skip(reason)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemport import _isolate
+from ephemport._isolating import wrapper
 from tests.conftest import InNamespace, run_python
 
 pytestmark = pytest.mark.usefixtures("isolation")
@@ -51,7 +51,7 @@ def test_what_is_inside() -> None:
     addresses = own_addresses()
     done = subprocess.run(
         [
-            *_isolate.wrapper(),
+            *wrapper.wrapper(),
             sys.executable,
             "-c",
             REPORT,
@@ -71,9 +71,9 @@ def test_what_is_inside() -> None:
 def test_settings_of_the_network_outside_are_kept(in_namespace: InNamespace) -> None:
     source = """
 import subprocess, sys
-from ephemport import _isolate
+from ephemport._isolating import enter, networks, wrapper
 sys.stdout.flush()
-subprocess.run([*_isolate.wrapper(), "cat", "/proc/sys/net/ipv4/ip_local_port_range",
+subprocess.run([*wrapper.wrapper(), "cat", "/proc/sys/net/ipv4/ip_local_port_range",
                 "/proc/sys/net/ipv4/ip_unprivileged_port_start"], check=True)
 """
     said = in_namespace(source, settings={"ipv4/ip_unprivileged_port_start": "0"})
@@ -83,7 +83,7 @@ subprocess.run([*_isolate.wrapper(), "cat", "/proc/sys/net/ipv4/ip_local_port_ra
 def test_the_wrapper_becomes_the_program() -> None:
     source = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
     process = subprocess.Popen(
-        [*_isolate.wrapper(), sys.executable, "-c", source, "--", "-x", ""],
+        [*wrapper.wrapper(), sys.executable, "-c", source, "--", "-x", ""],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -98,11 +98,11 @@ def test_open_sockets_stay_outside() -> None:
         said = run_python(
             f"""
 import socket
-from ephemport import _isolate
+from ephemport._isolating import enter, networks, wrapper
 outside = socket.create_connection(("127.0.0.1", {port}))
-before = _isolate.network_of()
-_isolate.enter()
-assert _isolate.network_of() != before
+before = networks.network_of()
+enter.enter()
+assert networks.network_of() != before
 outside.sendall(b"still here")
 socket.create_server(("127.0.0.1", {port})).close()
 """

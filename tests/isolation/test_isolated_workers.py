@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemport import _isolate
+from ephemport._isolating.networks import network_of
 from tests.isolation.conftest import Suite
 
 # Each worker starts the server, and none goes on before all have tried: without isolation one has
@@ -206,7 +206,7 @@ def test_a_worker_that_is_killed(anyones_suite: Suite) -> None:
     server, network = suite.said("crashed")[0].split()
     assert host not in {network, *suite.said("next")}
     assert suite.said("shared") == [host]
-    assert _isolate.network_of(int(server)) != network
+    assert network_of(int(server)) != network
 
 
 FORKED = """
@@ -234,7 +234,7 @@ def test_a_worker_that_is_killed_while_its_fork_lives(suite: Suite) -> None:
     run = suite.run("-n", "1", "--ephemport-isolate")
     assert run.outcomes == {"failed": 1, "passed": 1}, run.output
     server, network = suite.said("crashed")[0].split()
-    assert _isolate.network_of(int(server)) != network
+    assert network_of(int(server)) != network
 
 
 def test_the_run_ends_at_the_first_failure(suite: Suite) -> None:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from ephemport import EphemportError, _isolate
+from ephemport import EphemportError
+from ephemport._isolating import enter, wrapper
 from tests.isolation.conftest import NO_MORE_NETWORKS, Suite
 
 
@@ -67,21 +68,21 @@ def test_what_would_allow_it(
     def refuse() -> None:
         raise OSError(number, "unshare(): no")
 
-    def setting_of(name: str, root: str = "/proc/sys/net") -> str | None:
-        return value if name == setting else None
+    def setting_of(path: str) -> str | None:
+        return value if path == f"/proc/sys/{setting}" else None
 
-    monkeypatch.setattr(_isolate, "enter_new_network", refuse)
-    monkeypatch.setattr(_isolate, "_setting", setting_of)
+    monkeypatch.setattr(enter, "enter_new_network", refuse)
+    monkeypatch.setattr(enter, "setting", setting_of)
     with pytest.raises(EphemportError) as caught:
-        _isolate.enter()
+        enter.enter()
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_not_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    reason = _isolate.why_not()
+    reason = wrapper.why_not()
     assert reason is not None
     assert "darwin" in reason
     with pytest.raises(EphemportError, match="darwin"):
-        _isolate.enter()
+        enter.enter()

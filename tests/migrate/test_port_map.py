@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ephemport import PortUnavailable, reserve
-from ephemport._mode import choose_mode
+from ephemport._holding.mode import choose_mode
 from ephemport._port_map import OWNER, PREFIX, PortMap
 from tests.conftest import ROOT
 

@@ -1,0 +1,97 @@
+"""The host of a reservation: which address a server will bind, and how it is written.
+
+A hold covers every address of the machine, so the host never changes what is held (a shadow hold
+excepted). It says where `listen()` listens, and what stands in URLs.
+"""
+
+import errno
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ephemport._kernel.fork import lock
+
+# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+_Socket = socket.socket
+
+# Known to be addresses of this machine without asking it.
+CERTAIN_HOSTS = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
+
+
+class Endpoint(NamedTuple):
+    """Where a server of this host binds: `family` is AF_INET or AF_INET6."""
+
+    family: int
+    address: str
+    scope_id: int = 0
+
+    def sockaddr(self, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+        """The address tuple that `socket.bind()` takes for `port`."""
+        if self.family == socket.AF_INET6:
+            return (self.address, port, 0, self.scope_id)
+        return (self.address, port)
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether this is 0.0.0.0 or ::."""
+        return self.address in ("0.0.0.0", "::")
+
+
+def endpoint(host: str) -> Endpoint:
+    """Resolve `host` to the address that a server binds; "localhost" is 127.0.0.1.
+
+    Raises TypeError for what is no string, ValueError for what is no address of this machine.
+    """
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a string such as '127.0.0.1', not {host!r}")
+    if host in CERTAIN_HOSTS:
+        return Endpoint(socket.AF_INET, "127.0.0.1" if host == "localhost" else host)
+    if not host:
+        raise ValueError("host is empty; for every address write '0.0.0.0' or '::'")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"host {host!r} is no address and cannot be looked up: {error}") from None
+    candidates = [_from_addrinfo(family, sockaddr) for family, _, _, _, sockaddr in found]
+    for candidate in candidates:
+        if is_of_this_machine(candidate):
+            return candidate
+    raise ValueError(_stranger(host, candidates))
+
+
+def _from_addrinfo(family: int, sockaddr: Sequence[object]) -> Endpoint:
+    scope_id = int(str(sockaddr[3])) if family == socket.AF_INET6 else 0
+    return Endpoint(family, str(sockaddr[0]).partition("%")[0], scope_id)
+
+
+def is_of_this_machine(candidate: Endpoint) -> bool:
+    # EADDRNOTAVAIL is decided before the number is looked for (net/ipv4/af_inet.c, __inet_bind),
+    # so a UDP socket tells without ever touching a TCP number.
+    try:
+        with lock, _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
+            probe.bind(candidate.sockaddr(0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV)
+    return True
+
+
+def _stranger(host: str, candidates: Sequence[Endpoint]) -> str:
+    message = f"host {host!r} is no address of this machine"
+    if any(candidate.address in ("::1", "::") for candidate in candidates):
+        return f"{message}: IPv6 is switched off here (net.ipv6.conf.all.disable_ipv6)"
+    addresses = ", ".join(sorted({candidate.address for candidate in candidates}))
+    if addresses != host:
+        message += f" (it stands for {addresses})"
+    return f"{message}; 'ip address' lists those that it has"
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands in a URL: IPv6 addresses in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def make_url(scheme: str, host: str, port: int, path: str = "") -> str:
+    """`scheme://host:port/path`, with a slash put before a path that has none."""
+    if path and not path.startswith(("/", "?", "#")):
+        path = f"/{path}"
+    return f"{scheme}://{bracketed(host)}:{port}{path}"

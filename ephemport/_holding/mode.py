@@ -1,0 +1,33 @@
+"""The mode: which source numbers come from. Chosen for a pytest run, by the environment, or not."""
+
+import os
+
+from ephemport._holding.sources import modes
+
+_chosen: str | None = None
+
+
+def choose_mode(mode: str | None) -> str | None:
+    """Choose the mode of this process, over the environment's; None: the environment's again.
+
+    Returns the choice before.
+    """
+    global _chosen
+    before, _chosen = _chosen, mode
+    return before
+
+
+def mode_named(mode: str | None = None) -> str:
+    """The mode in force: `mode` if given, else the one chosen, else EPHEMPORT_MODE, "ephemeral".
+
+    "portserver:ADDRESS" names the portserver as well. Raises ValueError for an unknown mode.
+    """
+    given = mode if mode is not None else _chosen
+    asked = given if given is not None else os.environ.get("EPHEMPORT_MODE") or "ephemeral"
+    if not isinstance(asked, str):
+        raise TypeError(f"mode must be a string, not {asked!r}")
+    name, colon, _ = asked.partition(":")
+    if name not in modes() or (colon and name != "portserver"):
+        origin = " (from the environment's EPHEMPORT_MODE)" if given is None else ""
+        raise ValueError(f"unknown mode {asked!r}{origin}; known are {', '.join(modes())}")
+    return asked

@@ -1,0 +1,330 @@
+"""What is asked for: the arguments of `reserve()`, checked, and how holds are got for them."""
+
+import errno
+import os
+import resource
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import index
+from typing import SupportsIndex
+
+from ephemport._errors import PortsExhausted, PortUnavailable
+from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
+from ephemport._holding.hold import TAKEN, Hold
+from ephemport._holding.host import CERTAIN_HOSTS, endpoint
+from ephemport._holding.sources import Source
+from ephemport._holding.sources.ephemeral import explain_exhausted
+from ephemport._kernel.protocols import check_protocol
+
+ANY = 0
+
+_NOTHING: frozenset[int] = frozenset()
+
+
+class Request:
+    """The arguments of `reserve()`. Raises TypeError or ValueError for those that make no sense.
+
+    handoff: the name of a hand-off, or the hand-off itself.
+    """
+
+    __slots__ = (
+        "_ready",
+        "_shadows",
+        "excluded",
+        "handoff",
+        "host",
+        "lone",
+        "protocol",
+        "simple",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        protocol: str = "tcp",
+        port: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        exclude: Iterable[SupportsIndex] = (),
+        handoff: str | Handoff = TAKEOVER,
+    ) -> None:
+        if type(host) is not str or host not in CERTAIN_HOSTS:
+            endpoint(host)
+        check_protocol(protocol)
+        way = handoff if isinstance(handoff, Handoff) else handoff_named(handoff)
+        self.host = host
+        self.protocol = protocol
+        self.handoff = way.name
+        self._ready = way.ready
+        self.excluded = _excluded(exclude) if exclude else _NOTHING
+        self.lone = False
+        self.wanted: tuple[int, ...] | None = None
+        if port is not None:
+            self._prefer(port)
+        self._shadows = way.shadows(host, protocol)
+        self.simple = port is None and way is TAKEOVER
+
+    def _prefer(self, port: SupportsIndex | Iterable[SupportsIndex]) -> None:
+        if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
+            self.wanted = tuple(_checked_number(one, "port") for one in port)
+            if ANY in self.wanted[:-1]:
+                raise ValueError("0 means any number, so it can only be the last of port=")
+            if not self.wanted:
+                raise ValueError("port is empty: no number could ever be reserved; 0 means any")
+        else:
+            number = _checked_number(port, "port")
+            self.lone = number != ANY
+            self.wanted = (number,)
+        for number in self.wanted if self.lone else ():
+            if number in self.excluded:
+                raise ValueError(f"port {number} is asked for and excluded at once")
+
+    def hold_one(self, source: Source) -> Hold:
+        """Hold the one number that is asked for, ready for its server."""
+        if self.simple:
+            try:
+                hold = source.hold(self.protocol, self.excluded)
+            except OSError as error:
+                raise _exhausted(error) from error
+            try:
+                hold.open()
+            except BaseException:
+                hold.close()
+                raise
+            return hold
+        return self.hold_many(source, 1)[0]
+
+    def hold_many(self, source: Source, count: int) -> list[Hold]:
+        """Hold `count` numbers, or none at all."""
+        if self.lone and count > 1:
+            raise ValueError(
+                f"one number cannot serve {count} reservations: pass several, "
+                "or contiguous=True for a row that begins with it"
+            )
+        if self.simple:
+            return self._hold_any(source, count)
+        left = list(self.wanted) if self.wanted is not None else None
+        with _all_or_nothing() as holds:
+            for _ in range(count):
+                if left is None:
+                    hold = source.hold(self.protocol, self.excluded)
+                else:
+                    hold = self._hold_first(source, left)
+                    if hold.port in left:
+                        del left[: left.index(hold.port) + 1]
+                holds.append(hold)
+                self._make_ready(hold)
+            return holds
+
+    def _hold_any(self, source: Source, count: int) -> list[Hold]:
+        holds: list[Hold] = []
+        try:
+            for _ in range(count):
+                holds.append(self.hold_one(source))
+        except BaseException:
+            _close_all(holds)
+            raise
+        return holds
+
+    def hold_row(self, source: Source, count: int) -> list[Hold]:
+        """Hold `count` numbers in a row, or none at all."""
+        with _all_or_nothing():
+            return self._hold_row(source, count)
+
+    def _hold_row(self, source: Source, count: int) -> list[Hold]:
+        for start in self.wanted if self.wanted is not None else (ANY,):
+            row = (
+                self._any_row(source, count)
+                if start == ANY
+                else self._first_row(source, range(start, min(start + count, 65536)), count)
+            )
+            if row is not None:
+                with _all_or_nothing(row):
+                    for hold in row:
+                        self._make_ready(hold)
+                return row
+            if self.lone:
+                raise PortUnavailable(
+                    f"cannot reserve the {count} numbers {start}-{start + count - 1} "
+                    f"({self.protocol}): {self._why_no_row(start, count)}"
+                )
+        if self.wanted is not None and self.wanted[-1] != ANY:
+            raise PortUnavailable(
+                f"cannot reserve {count} {self.protocol} numbers in a row beginning with any of "
+                f"{_listed(self.wanted)}: each row has a number that is taken or excluded. "
+                "End port= in 0 to fall back to any"
+            )
+        raise PortsExhausted(
+            explain_exhausted(self.protocol, excluded=len(self.excluded), run_of=count)
+        )
+
+    def _hold_first(self, source: Source, wanted: Sequence[int]) -> Hold:
+        # Who has a number is asked only when it ends in an error: that costs a millisecond.
+        refused: tuple[int, OSError] | PortUnavailable | None = None
+        for port in wanted:
+            if port == ANY:
+                return source.hold(self.protocol, self.excluded)
+            if port in self.excluded:
+                continue
+            try:
+                return source.hold_number(port, self.protocol)
+            except PortUnavailable as error:
+                refused = refused or error
+            except OSError as error:
+                if error.errno not in TAKEN:
+                    raise
+                refused = refused or (port, error)
+        if isinstance(refused, tuple):
+            port, cause = refused
+            refused = unavailable(port, self.protocol, cause)
+        if self.lone and refused is not None:
+            raise refused
+        raise PortUnavailable(
+            f"cannot reserve any of {_listed(wanted) or 'the numbers left'} ({self.protocol})"
+            + (f"; for the first: {refused}" if refused else ": all are excluded or used up")
+            + ". End port= in 0 to fall back to any number"
+        )
+
+    def _first_row(self, source: Source, ports: Iterable[int], count: int) -> list[Hold] | None:
+        """Hold the first `count` neighbours among `ports`; None when there are none."""
+        with _all_or_nothing() as row:
+            for port in ports:
+                if row and port != row[-1].port + 1:
+                    _close_all(row)
+                if port in self.excluded:
+                    continue
+                try:
+                    row.append(source.hold_number(port, self.protocol))
+                except PortUnavailable:
+                    continue
+                except OSError as error:
+                    if error.errno not in TAKEN:
+                        raise
+                    continue
+                if len(row) == count:
+                    return row
+            _close_all(row)
+            return None
+
+    def _any_row(self, source: Source, count: int) -> list[Hold] | None:
+        """Search the source's numbers, beginning where the source itself would."""
+        try:
+            first = source.hold(self.protocol, self.excluded)
+        except PortsExhausted:
+            return None
+        first.close()
+        begin = bisect_left(source.numbers, first.port)
+        around = (*source.numbers[begin:], *source.numbers[:begin])
+        # The row that spans the place where the search began is only seen by going on behind it.
+        return self._first_row(source, (*around, *around[: count - 1]), count)
+
+    def _make_ready(self, hold: Hold) -> None:
+        try:
+            self._ready(hold, self._shadows)
+        except OSError as error:
+            if error.errno in TAKEN:
+                raise unavailable(hold.port, self.protocol, error, self.handoff) from error
+            raise
+
+    def _why_no_row(self, start: int, count: int) -> str:
+        from ephemport._looking.diagnosis import diagnose, standing_in_the_way
+
+        if start + count - 1 > 65535:
+            return "ports end at 65535"
+        for port in range(start, start + count):
+            if port in self.excluded:
+                return f"{port} is excluded"
+            if standing_in_the_way(port, self.protocol):
+                return f"{diagnose(port, self.protocol)}. End that process, or ask for another row"
+        return "one of them is taken. Ask for another row"
+
+
+@contextmanager
+def _all_or_nothing(holds: list[Hold] | None = None) -> Iterator[list[Hold]]:
+    """Close what was collected if the block fails; say what a lack of descriptors means."""
+    collected = [] if holds is None else holds
+    try:
+        yield collected
+    except BaseException as error:
+        _close_all(collected)
+        if isinstance(error, OSError):
+            raise _exhausted(error) from error
+        raise
+
+
+def _close_all(holds: list[Hold]) -> None:
+    for hold in holds:
+        hold.close()
+    holds.clear()
+
+
+def checked_count(count: SupportsIndex) -> int:
+    """`count` as an int; TypeError or ValueError for what is no number of things."""
+    if isinstance(count, bool):
+        raise TypeError(f"count must be an int, not {count!r}")
+    try:
+        number = index(count)
+    except TypeError:
+        raise TypeError(f"count must be an int, not {count!r}") from None
+    if number < 0:
+        raise ValueError(f"count must not be negative, and is {number}")
+    return number
+
+
+def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
+    """The error for a number that was asked for by name, with who has it where that is known."""
+    # What only errors need is imported with the first one.
+    from ephemport._looking.diagnosis import diagnose
+
+    asked = f"cannot {verb} port {port} ({protocol}): {os.strerror(error.errno or 0)}"
+    if error.errno == errno.EACCES:
+        return PortUnavailable(
+            f"{asked}. Numbers below net.ipv4.ip_unprivileged_port_start are root's "
+            "(CAP_NET_BIND_SERVICE); ask for a higher one"
+        )
+    try:
+        who = str(diagnose(port, protocol))
+    except OSError as trouble:
+        who = f"who has it cannot be told ({trouble})"
+    return PortUnavailable(
+        f"{asked}: {who}. End that process, or ask for another number (port=[{port}, 0] falls "
+        "back to any)"
+    )
+
+
+def _exhausted(error: OSError) -> Exception:
+    """PortsExhausted for a lack of descriptors; any other error as it is."""
+    if error.errno == errno.EMFILE:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return PortsExhausted(
+            f"no file descriptor left: this process may have {soft:,} open (RLIMIT_NOFILE; its "
+            f"hard limit is {hard:,}) and each held number needs one. Release reservations, or "
+            "raise the limit: ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)"
+        )
+    if error.errno == errno.ENFILE:
+        return PortsExhausted(
+            "no file descriptor left on this machine (ENFILE). Release reservations, or raise the "
+            "limit: sysctl -w fs.file-max=..."
+        )
+    return error
+
+
+def _excluded(exclude: Iterable[SupportsIndex]) -> frozenset[int]:
+    if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be an iterable of ints, not {exclude!r}")
+    return frozenset(_checked_number(one, "exclude") for one in exclude)
+
+
+def _checked_number(value: object, argument: str) -> int:
+    # Asking for a protocol takes 5 us, and whole ranges get excluded: plain ints go first.
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
+        raise TypeError(f"{argument} takes an int or an iterable of ints, not {value!r}")
+    number = index(value)
+    if not 0 <= number < 65536:
+        raise ValueError(f"{argument}={number} is no port: ports are 1 to 65535 (0: any)")
+    return number
+
+
+def _listed(numbers: Collection[int]) -> str:
+    shown = ", ".join(str(number) for number in list(numbers)[:5])
+    return f"{shown}, ... ({len(numbers)} numbers)" if len(numbers) > 5 else shown

@@ -1,0 +1,119 @@
+"""Numbers from a portpicker portserver, then held like every other."""
+
+import errno
+import io
+import os
+from collections import deque
+from collections.abc import Collection
+from contextlib import redirect_stderr, suppress
+
+from ephemport._errors import EphemportError, PortsExhausted
+from ephemport._holding.hold import Hold, hold_number
+from ephemport._holding.ranges import CATEGORIES
+from ephemport._holding.sources import Source, Terms
+from ephemport._kernel.fork import lock
+
+# Numbers of the portserver's that strangers hold by now, before we give up asking for more.
+_TRIES = 32
+# What portpicker says then (portpicker.py, get_port_from_port_server).
+_DENIED = "failed to find a port"
+
+
+class Portserver:
+    """Numbers from the portserver at `address`, which defaults to PORTSERVER_ADDRESS.
+
+    Raises EphemportError when no address is known or portpicker is not installed.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        chosen = address or os.environ.get("PORTSERVER_ADDRESS")
+        if not chosen:
+            raise EphemportError(
+                "mode 'portserver' needs to know where the portserver is: set PORTSERVER_ADDRESS "
+                "(portserver.py --portserver_address), or name it: 'portserver:@address'"
+            )
+        try:
+            import portpicker
+        except ImportError:
+            raise EphemportError(
+                "mode 'portserver' needs portpicker's client: pip install 'ephemport[portserver]'"
+            ) from None
+        self.address = chosen
+        self._ask = portpicker.get_port_from_port_server
+        # A portserver takes numbers back only when the process that asked ends.
+        self._returned: deque[int] = deque()
+
+    @property
+    def numbers(self) -> range:
+        return range(1024, 65536)
+
+    def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
+        passed_over: list[int] = []
+        with lock:
+            try:
+                for _ in range(_TRIES):
+                    port = self._number()
+                    if port in exclude:
+                        passed_over.append(port)
+                        continue
+                    try:
+                        held = hold_number(port, protocol)
+                    except OSError as error:
+                        passed_over.append(port)
+                        if error.errno != errno.EADDRINUSE:
+                            raise
+                        continue
+                    held.lease = _Return(self._returned, port)
+                    return held
+            finally:
+                self._returned.extend(passed_over)
+        raise PortsExhausted(
+            f"no port left: the last {_TRIES} numbers from the portserver at {self.address!r} are "
+            "all taken or excluded; give it a range of its own (portserver.py "
+            "--portserver_static_pool), or use mode 'ephemeral'"
+        )
+
+    def hold_number(self, port: int, protocol: str) -> Hold:
+        # The portserver's protocol cannot ask for a number by name; the hold is what protects it.
+        with suppress(ValueError):
+            self._returned.remove(port)
+        return hold_number(port, protocol)
+
+    def _number(self) -> int:
+        said = io.StringIO()
+        with redirect_stderr(said):
+            port = self._ask(self.address)
+        # A portserver with nothing to give hangs up without a word. portpicker makes that None, as
+        # if there were no server, and only what it prints tells the two apart.
+        if port == 0 or (port is None and _DENIED in said.getvalue()):
+            if self._returned:
+                return self._returned.popleft()
+            raise PortsExhausted(
+                f"no port left: the portserver at {self.address!r} gave none, as it does when its "
+                "pool has no free number; widen it (portserver.py --portserver_static_pool), or "
+                "use mode 'ephemeral'"
+            )
+        if port is None or not 0 < port < 65536:
+            answer = said.getvalue().strip() or f"it answered {port!r}"
+            raise EphemportError(
+                f"no number from the portserver at {self.address!r}: {answer}. Start portserver.py "
+                "with that --portserver_address, or use mode 'ephemeral'"
+            )
+        return int(port)
+
+
+def open_sources(terms: Terms) -> dict[str, Source]:
+    """The one pool of the portserver's, for every category."""
+    return dict.fromkeys(CATEGORIES, Portserver(terms.address or None))
+
+
+class _Return:
+    def __init__(self, returned: deque[int], port: int) -> None:
+        self._returned = returned
+        self._port = port
+
+    def close(self) -> None:
+        self._returned.append(self._port)
+
+    def abandon(self) -> None:
+        """The parent process returns it."""

@@ -1,0 +1,73 @@
+"""The networks of others: which one a process is in, and ending what was left in one."""
+
+import os
+from contextlib import suppress
+
+
+def network_of(pid: int | None = None) -> str | None:
+    """The network namespace of a process, or of the calling thread; None if it cannot be seen."""
+    whose = "thread-self" if pid is None else str(pid)
+    try:
+        return os.readlink(f"/proc/{whose}/ns/net")
+    except OSError:
+        return None
+
+
+class PinnedNetwork:
+    """The network namespace of a process, kept from ending so that its name stays its own.
+
+    The name is an inode number, and those of ended namespaces are soon given to new ones. Raises
+    OSError for a process that is gone, or may not be looked at.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        self.name = os.readlink(f"/proc/self/fd/{self._descriptor}")
+
+    def close(self) -> None:
+        """Let it end with its last process."""
+        os.close(self._descriptor)
+
+
+def end_processes_in(network: PinnedNetwork, patience: float = 1.0) -> None:
+    """End the processes of a network whose owner is gone: SIGTERM, and after `patience` SIGKILL."""
+    import select
+    import signal
+
+    pidfds = _pidfds_in(network.name)
+    try:
+        for pidfd in pidfds:
+            with suppress(OSError):
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        waiting = select.poll()
+        for pidfd in pidfds:
+            waiting.register(pidfd, select.POLLIN)
+        left = set(pidfds)
+        while left and (ended := waiting.poll(patience * 1000)):
+            for pidfd, _ in ended:
+                waiting.unregister(pidfd)
+                left.discard(pidfd)
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+    # Once more from the start: what was ending may have started others.
+    for pidfd in _pidfds_in(network.name):
+        with suppress(OSError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+def _pidfds_in(network: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and network_of(int(name)) == network:
+            try:
+                pidfd = os.pidfd_open(int(name))
+            except OSError:
+                continue
+            # Asked again with the process pinned: its number may have become another's.
+            if network_of(int(name)) == network:
+                found.append(pidfd)
+            else:
+                os.close(pidfd)
+    return found

@@ -1,0 +1,13 @@
+"""The protocols that ports belong to, by the names that arguments take."""
+
+from socket import SOCK_DGRAM, SOCK_STREAM
+
+# "both" is the same port on both.
+PARTS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("tcp", "udp")}
+KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK_DGRAM)}
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise ValueError, with the known ones, unless `protocol` is "tcp", "udp" or "both"."""
+    if not isinstance(protocol, str) or protocol not in PARTS:
+        raise ValueError(f"unknown protocol {protocol!r}; known are {', '.join(PARTS)}")

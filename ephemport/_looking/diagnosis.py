@@ -1,0 +1,326 @@
+"""Who has a number, and what that means for a server: one answer for people and for messages."""
+
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, SupportsIndex
+
+from ephemport._kernel.networks import Network, inside, other_networks
+from ephemport._kernel.processes import age, command_line, container, descriptors, pids
+from ephemport._kernel.protocols import PARTS, check_protocol
+from ephemport._kernel.sockets import (
+    SocketRecord,
+    State,
+    can_see_bound_inactive,
+    read_netlink,
+    read_proc_net,
+    read_sockets,
+)
+from ephemport._looking.listeners import checked_port, owner_in_words, place
+from ephemport._looking.recognition import HoldKind, Recognized, Recognizer, is_udp_hold
+from ephemport._looking.trial import Trials, in_words, try_binds
+
+LISTENS, RECEIVES, HOLDS = "listens", "receives", "holds"
+CONNECTED, TIME_WAIT, CLOSING = "connected", "TIME_WAIT", "closing"
+
+# How often to look again when a number that nobody is seen to have cannot be bound: whoever had it
+# for a moment is gone by then.
+_LOOKS = 3
+
+
+class Found(NamedTuple):
+    """What stands in the way of a number: one socket, or connections of one process that are alike.
+
+    `state` is "listens", "receives" (UDP), "holds" (bound and quiet), "connected", "TIME_WAIT" or
+    "closing" (connections that no process has open any more). `pid` and what is told of it are
+    None where the process may not be looked into, or there is none. `pids` are all that have it
+    open. `ephemport` is True for a hold of ephemport's, None for what looks like one and may not
+    be looked at; `hold` is its kind: "open", "exclusive" or "shadow", None where it is unknown.
+    `network` is None, or the inode of another network namespace, where it is in nobody's way here.
+    """
+
+    port: int
+    protocol: str
+    state: str
+    address: str
+    uid: int
+    pid: int | None = None
+    pids: tuple[int, ...] = ()
+    command: str | None = None
+    age: float | None = None
+    container: str | None = None
+    ephemport: bool | None = False
+    hold: str | None = None
+    worker: str | None = None
+    test: str | None = None
+    connections: int = 0
+    peer: str | None = None
+    seconds_left: float | None = None
+    network: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{place(self.address, self.port)} ({self.protocol})"
+        some = f"{self.connections} connection{'s' if self.connections > 1 else ''}"
+        if self.state == TIME_WAIT:
+            left = "" if self.seconds_left is None else f" for {math.ceil(self.seconds_left)} s yet"
+            return f"{some} from {where} in TIME_WAIT{left}"
+        if self.state == CLOSING:
+            return f"{some} from {where} that no process has open any more, closing"
+        who = owner_in_words(self.pid, self.uid, self.command)
+        if self.state == CONNECTED:
+            peer = f" to {self.peer}" if self.peer and self.connections == 1 else ""
+            return f"{who} has {some} from {where}{peer}"
+        return f"{who} {self.state}{' on' if self.state != HOLDS else ''} {where}{self.whose}"
+
+    @property
+    def whose(self) -> str:
+        """What a hold is, in words, with the comma before it; "" for what is no hold."""
+        if self.state != HOLDS:
+            return ""
+        if self.ephemport is False:
+            return ", bound and not listening"
+        kind = {"open": "open ", "exclusive": "exclusive ", "shadow": "shadow "}.get(
+            self.hold or "", ""
+        )
+        if self.ephemport:
+            return f", ephemport's {kind}hold"
+        return f", which looks like ephemport's {kind}hold"
+
+
+class Diagnosis(NamedTuple):
+    """The answer of `diagnose()`.
+
+    `free` says that nothing has the number and any server can bind it. `found` stands in its way;
+    `elsewhere` has the same number in other network namespaces and does not. `meaning` is one
+    line, `unseen` what could not be looked at. `str()` is one sentence, as messages have it.
+    """
+
+    port: int
+    protocol: str
+    free: bool
+    found: tuple[Found, ...]
+    elsewhere: tuple[Found, ...]
+    meaning: str
+    unseen: tuple[str, ...]
+
+    def __str__(self) -> str:
+        told = "; ".join(map(str, self.found)) or "the kernel shows nobody"
+        return f"{told} ({self.meaning})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            **self._asdict(),
+            "found": [one._asdict() for one in self.found],
+            "elsewhere": [one._asdict() for one in self.elsewhere],
+        }
+
+
+def diagnose(port: SupportsIndex, protocol: str = "both", *, elsewhere: bool = False) -> Diagnosis:
+    """Say who has `port`, an int or a Reservation, and who could bind it.
+
+    Asks the kernel for sockets in every state, and then really binds the number on each kind of
+    address, as servers with and without SO_REUSEADDR and SO_REUSEPORT would: each for some
+    microseconds, in which the trial itself stands in the way, and without ever listening. With
+    `elsewhere` looks into the other network namespaces too, where it may.
+
+    Raises TypeError or ValueError for what is no port or no protocol, OSError where the kernel
+    answers neither through netlink nor through /proc.
+    """
+    number = checked_port(port)
+    check_protocol(protocol)
+    protocols = PARTS[protocol]
+    found: list[Found] = []
+    meanings: dict[str, str] = {}
+    free = True
+    for one in protocols:
+        there, trials = _look_and_try(number, one)
+        meanings[one] = in_words(trials, _until(there))
+        if not there and trials.addresses and not trials.free and trials.refused is None:
+            meanings[one] += "; the kernel does not show who has it"
+        free = free and not there and (trials.free or trials.refused is not None)
+        found += there
+    return Diagnosis(
+        number,
+        protocol,
+        free,
+        tuple(found),
+        tuple(_elsewhere(number, protocols)) if elsewhere else (),
+        _joined(meanings),
+        tuple(unseen(number)),
+    )
+
+
+def standing_in_the_way(port: int, protocol: str) -> bool:
+    """Whether the kernel shows any socket that has `port`: the quick half of `diagnose()`."""
+    return any(read_sockets(kind, _STATES[kind], port=port) for kind in PARTS[protocol])
+
+
+def all_holders_and_listeners() -> list[Found]:
+    """Every socket of this network namespace that listens, receives or holds."""
+    records = read_sockets("tcp", {State.LISTEN, State.BOUND_INACTIVE})
+    return describe([*records, *read_sockets("udp", {State.CLOSE})])
+
+
+def describe(records: Iterable[SocketRecord], network: int | None = None) -> list[Found]:
+    """Who is behind sockets of any port; connections that are alike are one."""
+    records = list(records)
+    openers = descriptors({record.inode for record in records})
+    groups: dict[tuple[Any, ...], list[SocketRecord]] = {}
+    for record in records:
+        state = _state(record)
+        key: tuple[Any, ...] = (record.protocol, record.port, state, record.inode)
+        if state in (CONNECTED, TIME_WAIT, CLOSING):
+            who = tuple(openers.get(record.inode, ()))[:1]
+            key = (*key[:3], record.address, record.uid, who[0][0] if who else None)
+        groups.setdefault(key, []).append(record)
+    facts = _Facts()
+    recognizer = Recognizer()
+    found = [_found(group, openers, recognizer, facts, network) for group in groups.values()]
+    return sorted(found, key=lambda one: (one.port, one.protocol, _ORDER[one.state], one.address))
+
+
+def unseen(port: int | None = None) -> list[str]:
+    """What this process cannot see of the machine, one sentence each."""
+    told = []
+    try:
+        sees_holds = can_see_bound_inactive()
+    except OSError:
+        sees_holds = True  # nothing could be bound to ask with: no reason to doubt
+    if not sees_holds:
+        try:
+            read_netlink("tcp", {State.LISTEN}, port=port or 1)
+            why = f"Linux {os.uname().release} does not show them, 6.8 would"
+        except OSError as error:
+            why = f"netlink (sock_diag) is refused: {os.strerror(error.errno or 0)}"
+        told.append(f"TCP sockets that are bound and do not listen cannot be seen: {why}")
+    seen = pids()
+    if not seen:
+        told.append("/proc is not mounted: no process can be named")
+    elif os.getuid() != 0 and 1 not in seen:
+        told.append("/proc hides the processes of other users (hidepid), or this is a sandbox")
+    return told
+
+
+_STATES = {
+    "tcp": tuple(State),
+    "udp": (State.CLOSE, State.ESTABLISHED),
+}
+_ORDER = {
+    state: number
+    for number, state in enumerate((LISTENS, RECEIVES, HOLDS, CONNECTED, CLOSING, TIME_WAIT))
+}
+
+
+def _look_and_try(port: int, protocol: str) -> tuple[list[Found], Trials]:
+    for _ in range(_LOOKS):
+        records = read_sockets(protocol, _STATES[protocol], port=port)
+        share = protocol == "tcp" or all(
+            record.state == State.CLOSE and is_udp_hold(record) for record in records
+        )
+        trials = try_binds(port, protocol, share=share)
+        if records or trials.free or trials.refused is not None:
+            break
+    return describe(records), trials
+
+
+def _elsewhere(port: int, protocols: Sequence[str]) -> list[Found]:
+    found: list[Found] = []
+    for network in other_networks():
+        found += describe(_records_of(network, port, protocols), network.inode)
+    return found
+
+
+def _records_of(network: Network, port: int, protocols: Sequence[str]) -> list[SocketRecord]:
+    def look() -> list[SocketRecord]:
+        return [
+            record for kind in protocols for record in read_sockets(kind, _STATES[kind], port=port)
+        ]
+
+    try:
+        return inside(network, look)
+    except OSError:
+        pass  # not root there
+    try:
+        return [
+            record
+            for kind in protocols
+            for record in read_proc_net(kind, _STATES[kind], port=port, process=network.pid)
+        ]
+    except OSError:
+        return []  # it ended meanwhile
+
+
+def _state(record: SocketRecord) -> str:
+    if record.protocol == "udp":
+        if record.state != State.CLOSE:
+            return CONNECTED
+        return HOLDS if is_udp_hold(record) else RECEIVES
+    if record.state in (State.LISTEN, State.BOUND_INACTIVE, State.TIME_WAIT):
+        return {State.LISTEN: LISTENS, State.TIME_WAIT: TIME_WAIT}.get(record.state, HOLDS)
+    return CONNECTED if record.inode else CLOSING
+
+
+class _Facts:
+    """What is told of processes, asked once for each."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[str, Any]] = {}
+
+    def of(self, pid: int) -> dict[str, Any]:
+        if pid not in self._known:
+            self._known[pid] = {
+                "command": command_line(pid),
+                "age": age(pid),
+                "container": container(pid),
+            }
+        return self._known[pid]
+
+
+def _found(
+    group: list[SocketRecord],
+    openers: dict[int, list[tuple[int, int]]],
+    recognizer: Recognizer,
+    facts: _Facts,
+    network: int | None,
+) -> Found:
+    record, state = group[0], _state(group[0])
+    who = openers.get(record.inode, [])
+    told: dict[str, Any] = facts.of(who[0][0]) if who else {}
+    hold: Recognized | None = recognizer.recognize(record, who) if state == HOLDS else None
+    if hold is not None:
+        kind = None if hold.kind is HoldKind.UNKNOWN else hold.kind.value
+        told = {**told, "ephemport": True if hold.certain else None, "hold": kind}
+        if hold.mark is not None:
+            told |= {"worker": hold.mark.worker, "test": hold.mark.test}
+    left = [one.seconds_left for one in group if one.seconds_left is not None]
+    return Found(
+        port=record.port,
+        protocol=record.protocol,
+        state=state,
+        address=record.address,
+        uid=record.uid,
+        pid=who[0][0] if who else None,
+        pids=tuple(pid for pid, _ in who),
+        connections=len(group) if state in (CONNECTED, CLOSING, TIME_WAIT) else 0,
+        peer=place(record.peer_address, record.peer_port) if record.peer_port else None,
+        seconds_left=max(left, default=None),
+        network=network,
+        **told,
+    )
+
+
+def _until(found: Sequence[Found]) -> str:
+    """How long servers are kept out: the moment is only known of connections in TIME_WAIT."""
+    if not found or any(one.state != TIME_WAIT for one in found):
+        return ""
+    left = max((one.seconds_left or 0.0 for one in found), default=0.0)
+    # The kernel's timer may run late by an eighth (timer wheel), so rounded up to the next second.
+    return time.strftime(" until %H:%M:%S", time.localtime(math.ceil(time.time() + left)))
+
+
+def _joined(meanings: dict[str, str]) -> str:
+    if len(set(meanings.values())) == 1:
+        return next(iter(meanings.values()))
+    return ". ".join(f"{kind.upper()}: {text}" for kind, text in meanings.items())

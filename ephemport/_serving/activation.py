@@ -1,0 +1,99 @@
+"""Socket activation: a command that finds its listening sockets as descriptors 3, 4, ...
+
+The protocol is that of sd_listen_fds(3): LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+# sd_listen_fds(3): the first descriptor that is passed.
+_FIRST = 3
+
+# What stands between us and the server: only the process itself can say its pid (LISTEN_PID), and
+# with preexec_fn it would be our own interpreter that says it, forked with all its threads' locks.
+# A shell takes a millisecond, Python ten; dash knows no descriptors above 9. -p: no start-up files.
+_BY_BASH = """
+exec {moves}; export LISTEN_PID=$$; name=$1 program=$2; shift 2; exec -a "$name" "$program" "$@"
+"""
+_BY_PYTHON = """
+import os, sys
+for move in sys.argv[1].split(","):
+    source, target = map(int, move.split(":"))
+    os.dup2(source, target)
+    os.close(source)
+os.environ["LISTEN_PID"] = str(os.getpid())
+try:
+    os.execvp(sys.argv[3], [sys.argv[2], *sys.argv[4:]])
+except OSError as error:
+    print(f"{sys.argv[3]}: {error.strerror}", file=sys.stderr)
+    os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+"""
+
+
+def activated(
+    command: Argument | Sequence[Argument],
+    passed: Sequence[socket.socket],
+    names: Sequence[str],
+    kwargs: dict[str, Any],
+) -> tuple[list[Argument], dict[str, Any]]:
+    """The command behind the program that puts the sockets where socket activation wants them."""
+    import shutil
+
+    clash = [fd for fd in kwargs.get("pass_fds", ()) if fd < _FIRST + len(passed)]
+    if clash:
+        raise ValueError(
+            f"pass_fds has {clash}, and with activate=True the descriptors {_FIRST} to "
+            f"{_FIRST + len(passed) - 1} are the listening sockets; move them up"
+        )
+    command = [command] if isinstance(command, (str, bytes, os.PathLike)) else [*command]
+    if kwargs.pop("shell", False):
+        command = ["/bin/sh", "-c", *command]
+    given = kwargs.get("env")
+    environment = dict(os.environ if given is None else given)
+    executable = kwargs.pop("executable", None)
+    program = os.fsdecode(executable or command[0])
+    found = shutil.which(program, path=environment.get("PATH"))
+    if found is None and not (kwargs.get("cwd") and os.sep in program):
+        # Popen says so at once, and so do we: the program in between could only say it later.
+        if os.sep in program and os.path.exists(program):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    environment["LISTEN_FDS"] = str(len(passed))
+    environment["LISTEN_FDNAMES"] = ":".join(names)
+    moves = {sock.fileno(): target for target, sock in enumerate(passed, _FIRST)}
+    return [*_between(moves), *command[:1], program, *command[1:]], {
+        **kwargs,
+        "env": environment,
+        "pass_fds": (*kwargs.get("pass_fds", ()), *moves),
+    }
+
+
+def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.socket]:
+    """The same sockets above the descriptors that they will be moved to, each without the other."""
+    # Two each at most, for TCP and UDP.
+    lowest = _FIRST + 2 * handed
+    moved = []
+    for sock in sockets:
+        with sock:
+            copy = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
+        moved.append(socket.socket(fileno=copy))
+    return moved
+
+
+def _between(moves: Mapping[int, int]) -> list[Argument]:
+    """A program that moves descriptors, says its pid in LISTEN_PID and becomes the next one."""
+    import shutil
+
+    bash = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin")
+    if bash is None:
+        listed = ",".join(f"{source}:{target}" for source, target in moves.items())
+        return [sys.executable, "-I", "-S", "-c", _BY_PYTHON, listed]
+    shell_moves = " ".join(f"{target}<&{source} {source}<&-" for source, target in moves.items())
+    return [bash, "-p", "-c", _BY_BASH.format(moves=shell_moves), "bash"]

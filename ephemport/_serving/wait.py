@@ -1,0 +1,348 @@
+"""Waiting until a server listens on a number, and whether it is the right one. Never connects."""
+
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol, SupportsIndex
+
+from ephemport._errors import ServerExited, TakeoverTimeout, WrongListener
+from ephemport._holding.handoffs import HANDOFFS
+from ephemport._holding.hold import live_inodes
+from ephemport._holding.host import endpoint
+from ephemport._kernel.lookup import Lookup
+from ephemport._kernel.processes import command_line, descendants, is_running, owners, user_of
+from ephemport._kernel.protocols import PARTS
+from ephemport._kernel.sockets import SocketRecord
+from ephemport._looking.listeners import (
+    Listener,
+    checked_port,
+    listener_of,
+    listeners,
+    listening_records,
+    owners_of,
+)
+from ephemport._serving.output import captured_output
+
+# From one look to the next, in seconds. The median delay is half a pause, and a look with the
+# sleep before it costs up to 90 us: 6 ms while most servers start, and once 1.5 % of the time
+# waited is more, that, up to 60 ms. In 10 s that makes some 310 looks.
+_FIRST_PAUSE = 0.001
+_USUAL_PAUSE = 0.006
+_SHARE_OF_WAIT = 0.015
+_LONGEST_PAUSE = 0.06
+# Where looking is dear (/proc/net on a busy machine), at most this share of the time goes into it.
+_LARGEST_SHARE = 0.05
+# The quick look knows the likely addresses; a server on another one is found by every 16th.
+_THOROUGH_LOOK = 16
+_TURNS_FOR_STATUS = 200
+
+_TAKEN_TEXTS = ("address already in use", "eaddrinuse", "address in use", "errno 98")
+
+
+class ProcessLike(Protocol):
+    """A Popen, asyncio's Process or psutil's."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+
+def wait_listening(
+    port: SupportsIndex,
+    timeout: float = 10.0,
+    *,
+    process: ProcessLike | int | None = None,
+) -> Listener:
+    """Return as soon as something listens on `port`, an int or a Reservation; for UDP, is bound.
+
+    The kernel is asked (sock_diag), nobody is connected to: the server's log stays clean, and a
+    listener that never accepts is told from one that is not there.
+    timeout: in seconds. process: a Popen, asyncio's or psutil's Process, or a pid: then only a
+    listener of this process or of a descendant counts.
+
+    Raises TakeoverTimeout; with `process` also WrongListener when somebody else listens there, and
+    ServerExited as soon as the process ends.
+    """
+    with _Watch(port, timeout, process) as watch:
+        for pause in watch.pauses():
+            found = watch.look()
+            if found is not None:
+                return found
+            watch.sleep(pause)
+        raise watch.timed_out()
+
+
+async def wait_listening_async(
+    port: SupportsIndex,
+    timeout: float = 10.0,
+    *,
+    process: ProcessLike | int | None = None,
+) -> Listener:
+    """`wait_listening()` for an event loop, asyncio's or trio's."""
+    sleep = _async_sleep()
+    with _Watch(port, timeout, process) as watch:
+        for pause in watch.pauses():
+            try:
+                found = watch.look()
+            except ServerExited:
+                # asyncio collects the exit status elsewhere and tells it in a turn of the loop.
+                for _ in range(_TURNS_FOR_STATUS):
+                    if getattr(process, "returncode", 0) is not None:
+                        break
+                    await sleep(_FIRST_PAUSE)
+                raise watch.exited() from None
+            if found is not None:
+                return found
+            await sleep(pause)
+        raise watch.timed_out()
+
+
+class _Watch:
+    """One wait: what is looked for, since when, and what stood in the way."""
+
+    def __init__(
+        self, port: SupportsIndex, timeout: float, process: ProcessLike | int | None
+    ) -> None:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be a number of seconds from 0 up, and is {timeout!r}")
+        self._port = checked_port(port)
+        protocol: str = getattr(port, "protocol", "tcp")
+        self._protocols = PARTS[protocol]
+        self._timeout = timeout
+        self._hint = HANDOFFS[getattr(port, "handoff", "takeover")].advice
+        self._process = process
+        self._pid = _pid_of(process)
+        self._stranger: int | None = None
+        self._looks = 0
+        self._cost = 0.0
+        # A UDP hold receives, too, as far as the kernel is concerned.
+        self._holds = live_inodes() if "udp" in self._protocols else set()
+        self._lookups: dict[str, Lookup] = {}
+        with suppress(OSError):
+            for one in self._protocols:
+                self._lookups[one] = Lookup(one, self._port, _addresses(port))
+        self._pidfd: int | None = None
+        if self._pid is not None and getattr(process, "returncode", None) is None:
+            with suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self._pid)
+
+    def __enter__(self) -> "_Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        for lookup in self._lookups.values():
+            lookup.close()
+
+    def pauses(self) -> Iterator[float]:
+        """How long to sleep before the next look, until the time is up."""
+        began = time.monotonic()
+        pause = _FIRST_PAUSE
+        while True:
+            waited = time.monotonic() - began
+            left = self._timeout - waited
+            patient = min(max(pause, waited * _SHARE_OF_WAIT), _LONGEST_PAUSE)
+            yield max(min(max(patient, self._cost / _LARGEST_SHARE), left), 0)
+            if left <= 0:
+                return
+            pause = min(pause * 1.2, _USUAL_PAUSE)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but wake up when the process ends."""
+        if self._pidfd is None:
+            time.sleep(seconds)
+        else:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(seconds * 1000)
+
+    def look(self) -> Listener | None:
+        """The listener that is waited for, or None. Raises WrongListener and ServerExited."""
+        # Asked before the listeners are: a server that listens and ends is seen to listen first.
+        ended = self._has_ended()
+        found: Listener | None = None
+        began = time.perf_counter()
+        self._looks += 1
+        for protocol in self._protocols:
+            # The last look, too, is thorough.
+            unlikely = not ended and self._looks % _THOROUGH_LOOK and self._nobody_at(protocol)
+            records = [] if unlikely else listening_records(self._port, protocol)
+            found = self._right_one(records) if records else None
+            if found is None:
+                break
+        self._cost = time.perf_counter() - began
+        if found is None and ended:
+            raise self.exited()
+        return found
+
+    def _nobody_at(self, protocol: str) -> bool:
+        """Whether surely nobody receives on the likely addresses."""
+        lookup = self._lookups.get(protocol)
+        if lookup is None:
+            return False
+        try:
+            return lookup.inodes() <= self._holds
+        except OSError:
+            del self._lookups[protocol]
+            lookup.close()
+            return False
+
+    def timed_out(self) -> TakeoverTimeout:
+        """The error that says who holds, who listens, and whether the process runs."""
+        from ephemport._looking.diagnosis import diagnose
+
+        try:
+            wanted = self._protocols[0] if len(self._protocols) == 1 else "both"
+            diagnosis = diagnose(self._port, wanted)
+            held = f"nobody holds it ({diagnosis.meaning})" if diagnosis.free else str(diagnosis)
+        except OSError as error:
+            held = f"who holds it cannot be told ({error})"
+        message = (
+            f"nothing listened on port {self._port} ({' and '.join(self._protocols)}) "
+            f"within {self._timeout:g} s: {held}"
+        )
+        if self._pid is None:
+            return TakeoverTimeout(
+                f"{message}. Is the server started, and on this port? If its log says 'Address "
+                f"already in use', {self._hint}"
+            )
+        output = captured_output(self._process)
+        message += f"; {self._name()} still runs"
+        if output:
+            message += f"; its last output:\n{output}\n"
+        if _says_taken(output):
+            return TakeoverTimeout(f"{message}. It could not bind: {self._hint}")
+        return TakeoverTimeout(
+            f"{message}. Give it longer (timeout=), or see whether it listens on another port. If "
+            f"its log says 'Address already in use', {self._hint}"
+        )
+
+    def _has_ended(self) -> bool:
+        if self._pid is None:
+            return False
+        if self._pidfd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _right_one(self, records: list[SocketRecord]) -> Listener | None:
+        if self._pid is None:
+            pids = owners_of(records)
+            return listener_of(records[0], pids.get(records[0].inode))
+        family = descendants(self._pid)
+        of_family = owners({record.inode for record in records}, within=family)
+        hidden = {user_of(pid) for pid in family if not os.access(f"/proc/{pid}/fd", os.R_OK)}
+        for record in records:
+            if record.inode not in of_family and record.uid not in hidden:
+                # A child between fork() and our look has no place in the tree yet: look twice.
+                if self._stranger != record.inode:
+                    self._stranger = record.inode
+                    return None
+                raise self._wrong(record)
+        return listener_of(records[0], of_family.get(records[0].inode))
+
+    def _wrong(self, record: SocketRecord) -> WrongListener:
+        stranger = listener_of(record, owners_of([record]).get(record.inode))
+        state = "runs and does not listen there" if not self._has_ended() else "has ended"
+        return WrongListener(
+            f"port {self._port} has the wrong listener: {stranger}, while {self._name()} {state}. "
+            "Whoever connects reaches the stranger. End it, or reserve() another number"
+        )
+
+    def exited(self) -> ServerExited:
+        """The error for a process that ended, with its status and output where they are known."""
+        returncode = self._returncode()
+        output = captured_output(self._process)
+        how = "ended"
+        if returncode is not None:
+            how = (
+                f"exited with status {returncode}"
+                if returncode >= 0
+                else f"was ended by signal {-returncode}"
+            )
+        message = f"{self._name()} {how} before it listened on port {self._port}"
+        others = [str(one) for one in listeners(self._port) if one.protocol in self._protocols]
+        if others:
+            message += f", on which {'; '.join(others)}"
+        if output:
+            message += f"; its last output:\n{output}\n"
+        if _says_taken(output) and not others:
+            message += f"It could not bind: {self._hint}"
+        elif output is None and not others and returncode:
+            message += f". If its log says 'Address already in use', {self._hint}"
+        return ServerExited(message, returncode=returncode, output=output)
+
+    def _returncode(self) -> int | None:
+        poll = getattr(self._process, "poll", None)
+        status = poll() if callable(poll) else getattr(self._process, "returncode", None)
+        if isinstance(status, int):
+            return status
+        if self._pidfd is None:
+            return None
+        try:
+            # Leaves the zombie to whoever waits for it: asyncio's child watcher, say.
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def _name(self) -> str:
+        assert self._pid is not None
+        arguments = getattr(self._process, "args", None)
+        command: str | None
+        if arguments is not None:
+            command = arguments if isinstance(arguments, str) else " ".join(map(str, arguments))
+        else:
+            command = command_line(self._pid) if is_running(self._pid) else None
+        return f"pid {self._pid}" + (f" ({command})" if command else "")
+
+
+def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
+    """Where to look often: the host of a Reservation, else loopback.
+
+    A packet to any of them also reaches a server on the wildcard address.
+    """
+    host = getattr(port, "host", "localhost")
+    if host == "localhost":
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    where = endpoint(host)
+    loopback = "::1" if where.family == socket.AF_INET6 else "127.0.0.1"
+    return [(where.family, loopback if where.is_wildcard else where.address)]
+
+
+def _says_taken(output: str | None) -> bool:
+    return output is not None and any(text in output.lower() for text in _TAKEN_TEXTS)
+
+
+def _pid_of(process: ProcessLike | int | None) -> int | None:
+    if process is None:
+        return None
+    pid = getattr(process, "pid", process)
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        raise TypeError(f"process must be a Popen, a Process or a pid, not {process!r}")
+    if pid <= 0:
+        raise ValueError(f"process must be the id of a process, and is {pid}")
+    return pid
+
+
+def _async_sleep() -> Callable[[float], Awaitable[None]]:
+    """The sleep of the event loop that runs: trio's or asyncio's."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        with suppress(RuntimeError):
+            trio.lowlevel.current_trio_token()
+            sleep: Callable[[float], Awaitable[None]] = trio.sleep
+            return sleep
+    import asyncio
+
+    return asyncio.sleep
