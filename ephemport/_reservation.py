@@ -146,7 +146,9 @@ class Reservation(EndsWithBlock):
                     f"it was {gone_to}; reserve() here, or adopt() what that process shares"
                     if gone_to is not None
                     else "its reservation was released; reserve() another"
-                )
+                ),
+                port=self.port,
+                protocol=self.protocol,
             )
 
     def __index__(self) -> int:

@@ -7,15 +7,17 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
 from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.sources import Source
-from ephemport._holding.sources.ephemeral import explain_exhausted
 from ephemport._kernel.protocols import check_protocol
+
+if TYPE_CHECKING:
+    from ephemport._looking.diagnosis import Diagnosis
 
 ANY = 0
 
@@ -85,7 +87,7 @@ class Request:
             try:
                 hold = source.hold(self.protocol, self.excluded)
             except OSError as error:
-                raise _exhausted(error) from error
+                raise _exhausted(error, self.protocol) from error
             try:
                 hold.open()
             except BaseException:
@@ -98,13 +100,16 @@ class Request:
         """Hold `count` numbers, or none at all."""
         if self.lone and count > 1:
             raise ValueError(
-                f"one number cannot serve {count} reservations: pass several, "
+                f"one port cannot serve {count} reservations: pass several, "
                 "or contiguous=True for a row that begins with it"
             )
+        if count > 1 and self.wanted is None and count > len(source.numbers):
+            # Said before the descriptors run out, of which more would not help.
+            raise source.exhausted(self.protocol, self.excluded, count)
         if self.simple:
             return self._hold_any(source, count)
         left = list(self.wanted) if self.wanted is not None else None
-        with _all_or_nothing() as holds:
+        with _all_or_nothing(self.protocol) as holds:
             for _ in range(count):
                 if left is None:
                     hold = source.hold(self.protocol, self.excluded)
@@ -128,7 +133,7 @@ class Request:
 
     def hold_row(self, source: Source, count: int) -> list[Hold]:
         """Hold `count` numbers in a row, or none at all."""
-        with _all_or_nothing():
+        with _all_or_nothing(self.protocol):
             return self._hold_row(source, count)
 
     def _hold_row(self, source: Source, count: int) -> list[Hold]:
@@ -139,24 +144,20 @@ class Request:
                 else self._first_row(source, range(start, min(start + count, 65536)), count)
             )
             if row is not None:
-                with _all_or_nothing(row):
+                with _all_or_nothing(self.protocol, row):
                     for hold in row:
                         self._make_ready(hold)
                 return row
             if self.lone:
-                raise PortUnavailable(
-                    f"cannot reserve the {count} numbers {start}-{start + count - 1} "
-                    f"({self.protocol}): {self._why_no_row(start, count)}"
-                )
+                raise self._no_row(start, count)
         if self.wanted is not None and self.wanted[-1] != ANY:
             raise PortUnavailable(
-                f"cannot reserve {count} {self.protocol} numbers in a row beginning with any of "
-                f"{_listed(self.wanted)}: each row has a number that is taken or excluded. "
-                "End port= in 0 to fall back to any"
+                f"cannot reserve {count} {self.protocol} ports in a row beginning with any of "
+                f"{_listed(self.wanted)}: each row has a port that is taken or excluded, or ends "
+                "behind 65535. End port= in 0 to fall back to any",
+                protocol=self.protocol,
             )
-        raise PortsExhausted(
-            explain_exhausted(self.protocol, excluded=len(self.excluded), run_of=count)
-        )
+        raise source.exhausted(self.protocol, self.excluded, count, in_a_row=True)
 
     def _hold_first(self, source: Source, wanted: Sequence[int]) -> Hold:
         # Who has a number is asked only when it ends in an error: that costs a millisecond.
@@ -177,17 +178,23 @@ class Request:
         if isinstance(refused, tuple):
             port, cause = refused
             refused = unavailable(port, self.protocol, cause)
+        elif refused is not None and refused.port is not None and refused.port in source.numbers:
+            # Locked for another process, which most often holds the port as well.
+            refused.diagnosis = diagnosis_or_none(refused.port, self.protocol)
         if self.lone and refused is not None:
             raise refused
         raise PortUnavailable(
-            f"cannot reserve any of {_listed(wanted) or 'the numbers left'} ({self.protocol})"
+            f"cannot reserve any of {_listed(wanted) or 'the ports left'} ({self.protocol})"
             + (f"; for the first: {refused}" if refused else ": all are excluded or used up")
-            + ". End port= in 0 to fall back to any number"
+            + ". End port= in 0 to fall back to any port",
+            port=refused.port if refused else None,
+            protocol=self.protocol,
+            diagnosis=refused.diagnosis if refused else None,
         )
 
     def _first_row(self, source: Source, ports: Iterable[int], count: int) -> list[Hold] | None:
         """Hold the first `count` neighbours among `ports`; None when there are none."""
-        with _all_or_nothing() as row:
+        with _all_or_nothing(self.protocol) as row:
             for port in ports:
                 if row and port != row[-1].port + 1:
                     _close_all(row)
@@ -207,7 +214,9 @@ class Request:
             return None
 
     def _any_row(self, source: Source, count: int) -> list[Hold] | None:
-        """Search the source's numbers, beginning where the source itself would."""
+        """Search the source's ports, beginning where the source itself would."""
+        if count > len(source.numbers):
+            return None
         try:
             first = source.hold(self.protocol, self.excluded)
         except PortsExhausted:
@@ -226,21 +235,35 @@ class Request:
                 raise unavailable(hold.port, self.protocol, error, self.handoff) from error
             raise
 
-    def _why_no_row(self, start: int, count: int) -> str:
+    def _no_row(self, start: int, count: int) -> PortUnavailable:
+        """The error for a row that was asked for by name, about the port that stands in its way."""
         from ephemport._looking.diagnosis import diagnose, standing_in_the_way
 
+        asked = f"cannot reserve the {count} ports {start}-{start + count - 1} ({self.protocol}): "
         if start + count - 1 > 65535:
-            return "ports end at 65535"
+            return PortUnavailable(f"{asked}ports end at 65535", port=start, protocol=self.protocol)
         for port in range(start, start + count):
             if port in self.excluded:
-                return f"{port} is excluded"
+                return PortUnavailable(
+                    f"{asked}{port} is excluded", port=port, protocol=self.protocol
+                )
             if standing_in_the_way(port, self.protocol):
-                return f"{diagnose(port, self.protocol)}. End that process, or ask for another row"
-        return "one of them is taken. Ask for another row"
+                diagnosis = diagnose(port, self.protocol)
+                return PortUnavailable(
+                    f"{asked}{port}: {diagnosis}. End that process, or ask for another row",
+                    port=port,
+                    protocol=self.protocol,
+                    diagnosis=diagnosis,
+                )
+        return PortUnavailable(
+            f"{asked}one of them was taken, and by now the kernel shows nobody. Ask again, or for "
+            "another row",
+            protocol=self.protocol,
+        )
 
 
 @contextmanager
-def _all_or_nothing(holds: list[Hold] | None = None) -> Iterator[list[Hold]]:
+def _all_or_nothing(protocol: str, holds: list[Hold] | None = None) -> Iterator[list[Hold]]:
     """Close what was collected if the block fails; say what a lack of descriptors means."""
     collected = [] if holds is None else holds
     try:
@@ -248,7 +271,7 @@ def _all_or_nothing(holds: list[Hold] | None = None) -> Iterator[list[Hold]]:
     except BaseException as error:
         _close_all(collected)
         if isinstance(error, OSError):
-            raise _exhausted(error) from error
+            raise _exhausted(error, protocol) from error
         raise
 
 
@@ -272,39 +295,70 @@ def checked_count(count: SupportsIndex) -> int:
 
 
 def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
-    """The error for a number that was asked for by name, with who has it where that is known."""
-    # What only errors need is imported with the first one.
-    from ephemport._looking.diagnosis import diagnose
-
+    """The error for a port that was asked for by name, with who has it where that is known."""
     asked = f"cannot {verb} port {port} ({protocol}): {os.strerror(error.errno or 0)}"
     if error.errno == errno.EACCES:
         return PortUnavailable(
-            f"{asked}. Numbers below net.ipv4.ip_unprivileged_port_start are root's "
-            "(CAP_NET_BIND_SERVICE); ask for a higher one"
+            f"{asked}. Ports below net.ipv4.ip_unprivileged_port_start are root's "
+            "(CAP_NET_BIND_SERVICE); ask for a higher one",
+            port=port,
+            protocol=protocol,
         )
-    try:
-        who = str(diagnose(port, protocol))
-    except OSError as trouble:
-        who = f"who has it cannot be told ({trouble})"
+    diagnosis = diagnosis_or_none(port, protocol)
+    who = "who has it is unknown: the kernel does not say" if diagnosis is None else str(diagnosis)
     return PortUnavailable(
-        f"{asked}: {who}. End that process, or ask for another number (port=[{port}, 0] falls "
-        "back to any)"
+        f"{asked}: {who}. {_what_to_do(port, diagnosis, verb)}",
+        port=port,
+        protocol=protocol,
+        diagnosis=diagnosis,
     )
 
 
-def _exhausted(error: OSError) -> Exception:
+def diagnosis_or_none(port: int, protocol: str) -> "Diagnosis | None":
+    """Who has the port now; None where the kernel does not say."""
+    from ephemport._looking.diagnosis import diagnose
+
+    try:
+        return diagnose(port, protocol)
+    except OSError:
+        return None
+
+
+def _what_to_do(port: int, diagnosis: "Diagnosis | None", verb: str) -> str:
+    """What helps against what stands in the way of a port."""
+    # What only errors need is imported with the first one.
+    from ephemport._looking.diagnosis import CLOSING, TIME_WAIT
+
+    found = diagnosis.found if diagnosis is not None else ()
+    pids = {one.pid for one in found}
+    if not found:
+        first = "Ask again"
+    elif os.getpid() in pids:
+        first = "Close or release it in this process"
+    elif any(one.state not in (TIME_WAIT, CLOSING) for one in found):
+        first = "End that process"
+    else:
+        first = "Wait for that"
+    if verb == "listen on":
+        return f"{first}, or reserve another port"
+    return f"{first}, or ask for another port (port=[{port}, 0] falls back to any)"
+
+
+def _exhausted(error: OSError, protocol: str | None = None) -> Exception:
     """PortsExhausted for a lack of descriptors; any other error as it is."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return PortsExhausted(
             f"no file descriptor left: this process may have {soft:,} open (RLIMIT_NOFILE; its "
-            f"hard limit is {hard:,}) and each held number needs one. Release reservations, or "
-            "raise the limit: ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)"
+            f"hard limit is {hard:,}) and each held port needs one. Release reservations, or "
+            "raise the limit: ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)",
+            protocol=protocol,
         )
     if error.errno == errno.ENFILE:
         return PortsExhausted(
             "no file descriptor left on this machine (ENFILE). Release reservations, or raise the "
-            "limit: sysctl -w fs.file-max=..."
+            "limit: sysctl -w fs.file-max=...",
+            protocol=protocol,
         )
     return error
 

@@ -12,6 +12,7 @@ __all__ = [
     "ephemeral_range",
     "numbers_in_use",
     "reserved_ports",
+    "widest_range",
 ]
 
 
@@ -26,6 +27,18 @@ def ephemeral_range() -> range:
     except OSError:
         return range(32768, 61000)
     return range(int(low), int(high) + 1)
+
+
+def widest_range() -> range:
+    """Return what net.ipv4.ip_local_port_range can be set to at most.
+
+    The kernel refuses a lower end below net.ipv4.ip_unprivileged_port_start, 1024 by default.
+    """
+    try:
+        low = int(_read("ipv4/ip_unprivileged_port_start"))
+    except OSError:
+        low = 1024
+    return range(max(low, 1), 65536)
 
 
 def reserved_ports() -> frozenset[int]:

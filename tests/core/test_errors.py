@@ -18,7 +18,7 @@ from tests.core.helpers import bound, bound_ports, open_descriptors
 def test_a_range_that_is_all_held(in_namespace: InNamespace, protocol: str) -> None:
     text = in_namespace(_all_held, protocol)
     assert "40000-40063" in text
-    assert "64 of its 64 numbers are in use" in text
+    assert "64 of its 64 ports are in use" in text
     assert "net.ipv4.ip_local_port_range" in text
     assert "Release reservations" in text
     for one in ("tcp", "udp"):

@@ -60,7 +60,7 @@ def test_what_is_no_count(count: Any, contiguous: bool) -> None:
 
 
 def test_one_number_cannot_be_two() -> None:
-    with pytest.raises(ValueError, match="one number cannot serve 2"):
+    with pytest.raises(ValueError, match="one port cannot serve 2"):
         reserve_many(2, port=40000)
 
 
@@ -115,7 +115,7 @@ def _only_row(protocol: str) -> None:
                 with reserve_many(4, contiguous=True, protocol=protocol) as group:
                     assert group.ports == row
                     before = open_descriptors()
-                    with pytest.raises(PortsExhausted, match=f"2 {protocol} numbers in a row"):
+                    with pytest.raises(PortsExhausted, match=f"2 {protocol} ports in a row"):
                         reserve_many(2, contiguous=True, protocol=protocol)
                     assert open_descriptors() == before
             with pytest.raises(PortsExhausted, match="40000-40063"):

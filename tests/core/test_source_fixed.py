@@ -97,8 +97,8 @@ def _outside(folder: str) -> None:
     held = [take(fixed, Request(protocol="both")) for _ in range(10)]
     with pytest.raises(PortsExhausted) as caught:
         take(fixed)
-    assert "all 10 tcp numbers of the fixed range 10000-10009 (worker 'gw0')" in str(caught.value)
-    assert "10 of them locked" in str(caught.value)
+    assert "a tcp port in the fixed range 10000-10009 of worker 'gw0'" in str(caught.value)
+    assert "of its 10 ports 10 are locked" in str(caught.value)
     assert folder in str(caught.value)
     for r in held:
         r.release()

@@ -69,7 +69,7 @@ def _numbers_of_the_pool(by_environment: bool) -> None:
             for r in group:
                 assert not may_bind(r.port, "::")
                 assert len(holders(r)) == 2
-            with pytest.raises(PortsExhausted, match="its pool has no free number") as caught:
+            with pytest.raises(PortsExhausted, match="its pool has no free port") as caught:
                 reserve_from(source, Request())
             assert address in str(caught.value)
         # The server never takes one back while we live: they come round again all the same.
@@ -109,7 +109,7 @@ def test_numbers_passed_over_are_not_lost(in_namespace: InNamespace) -> None:
 def test_a_portserver_that_is_down() -> None:
     address = fresh_address()
     before = open_descriptors()
-    with pytest.raises(EphemportError, match="no number from the portserver") as caught:
+    with pytest.raises(EphemportError, match="no port from the portserver") as caught:
         reserve_from(Portserver(address), Request())
     assert address in str(caught.value)
     assert "Start portserver.py" in str(caught.value)
@@ -144,9 +144,9 @@ def fake_portserver(answer: bytes) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answer", "error", "text"),
     [
-        (b"0\n", PortsExhausted, "its pool has no free number"),
-        (b"", PortsExhausted, "its pool has no free number"),  # what portserver.py does
-        (b"nonsense\n", PortsExhausted, "its pool has no free number"),
+        (b"0\n", PortsExhausted, "its pool has no free port"),
+        (b"", PortsExhausted, "its pool has no free port"),  # what portserver.py does
+        (b"nonsense\n", PortsExhausted, "its pool has no free port"),
         (b"-5\n", EphemportError, "it answered -5"),
         (b"70000\n", EphemportError, "it answered 70000"),
     ],

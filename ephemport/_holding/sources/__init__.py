@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from ephemport._errors import PortsExhausted
     from ephemport._holding.hold import Hold
 
 
@@ -27,6 +28,11 @@ class Source(Protocol):
     def hold_number(self, port: int, protocol: str) -> "Hold":
         """Hold this very port. Raises OSError (EADDRINUSE, EACCES) or PortUnavailable."""
 
+    def exhausted(
+        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+    ) -> "PortsExhausted":
+        """The error for `count` ports that cannot be had, with what the source knows of why."""
+
 
 class Terms(NamedTuple):
     """What a source may want to know.
@@ -38,6 +44,14 @@ class Terms(NamedTuple):
     worker_id: str
     lock_dir: str | os.PathLike[str] | None
     address: str
+
+
+def not_enough(protocol: str, count: int, *, in_a_row: bool) -> str:
+    """How the error of a source begins that cannot give `count` ports."""
+    if count == 1:
+        return f"no port left: looked for a {protocol} port"
+    row = " in a row" if in_a_row else ""
+    return f"not enough ports left: looked for {count} {protocol} ports{row}"
 
 
 @cache

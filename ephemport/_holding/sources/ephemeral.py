@@ -2,12 +2,12 @@
 
 import errno
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ephemport._errors import PortsExhausted
 from ephemport._holding.hold import Hold, hold, hold_first, hold_number
 from ephemport._holding.ranges import CATEGORIES
-from ephemport._holding.sources import Source, Terms
+from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range
 from ephemport._kernel.protocols import PARTS
 
@@ -15,6 +15,8 @@ from ephemport._kernel.protocols import PARTS
 _TRIES = 64
 # How many picks to make by random number before asking whether port 0 is quick again.
 _CROWDED_PICKS = 1024
+# Where the advice to widen the range lets it begin: below are the ports of well-known servers.
+_USUAL_LOW = 10240
 
 
 class Ephemeral:
@@ -49,7 +51,7 @@ class Ephemeral:
             if error.errno != errno.EADDRINUSE:
                 raise
             if protocol != "both":
-                raise PortsExhausted(explain_exhausted(protocol)) from None
+                raise self.exhausted(protocol, exclude) from None
             return self._search(protocol, exclude)
         if held.port & 1 != self._preferred_parity:
             self._look_at_range(held.port)
@@ -60,6 +62,12 @@ class Ephemeral:
 
     def hold_number(self, port: int, protocol: str) -> Hold:
         return hold_number(port, protocol)
+
+    def exhausted(
+        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+    ) -> PortsExhausted:
+        text = _explain(protocol, exclude, count, in_a_row=in_a_row)
+        return PortsExhausted(text, protocol=protocol)
 
     def _look_at_range(self, port: int) -> None:
         numbers = port_range.ephemeral_range()
@@ -74,28 +82,71 @@ class Ephemeral:
         start = _random_below(len(candidates))
         held = hold_first(candidates[start:] + candidates[:start], protocol)
         if held is None:
-            raise PortsExhausted(explain_exhausted(protocol, excluded=len(exclude)))
+            raise self.exhausted(protocol, exclude)
         return held
 
 
-def explain_exhausted(protocol: str, *, excluded: int = 0, run_of: int = 0) -> str:
-    """What to say when no number of the ephemeral port range can be had."""
+def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: bool) -> str:
+    """What is said when ports of the ephemeral port range cannot be had."""
     numbers = port_range.ephemeral_range()
-    sought = f"{run_of} {protocol} numbers in a row" if run_of else f"a {protocol} number"
-    apart = f" outside the {excluded} excluded ones" if excluded else ""
+    span, size = f"{numbers.start}-{numbers.stop - 1}", f"{len(numbers):,}"
+    excluded, reserved = set(exclude), port_range.reserved_ports()
+    facts: list[str] = []
+    in_use: set[int] = set()
     try:
-        used = " and ".join(
-            f"{len(port_range.numbers_in_use(kind) & set(numbers)):,} of its {len(numbers):,} "
-            f"numbers are in use ({kind})"
-            for kind in PARTS[protocol]
-        )
+        for kind in PARTS[protocol]:
+            used = port_range.numbers_in_use(kind)
+            facts.append(f"{len(used & set(numbers)):,} of its {size} ports are in use ({kind})")
+            in_use |= used
     except OSError as error:
-        used = f"how many of its {len(numbers):,} numbers are in use cannot be told ({error})"
+        facts.append(f"how many of its {size} ports are in use is unknown ({error})")
+    for barred, why in ((excluded, "exclude="), (reserved, "net.ipv4.ip_local_reserved_ports")):
+        if barred:
+            facts.append(f"{len(barred & set(numbers)):,} are excluded ({why})")
+    most = _longest_row if in_a_row else len
+    if count > 1:
+        left = f"{most(set(numbers) - in_use - excluded - reserved):,}"
+        facts.append(f"the longest row left has {left}" if in_a_row else f"{left} are left")
     return (
-        f"no port left: looked for {sought}{apart} in the ephemeral port range "
-        f"{numbers.start}-{numbers.stop - 1}; {used}. Release reservations, or widen the range: "
-        'sysctl -w net.ipv4.ip_local_port_range="10240 65535"'
+        f"{not_enough(protocol, count, in_a_row=in_a_row)} in the ephemeral port range {span}; "
+        f"{', '.join(facts)}. {_what_helps(in_use, excluded, count, most)}"
     )
+
+
+def _what_helps(
+    in_use: set[int], excluded: set[int], count: int, most: Callable[[Collection[int]], int]
+) -> str:
+    """What would let `count` ports be had; `most` says how many of some ports can be."""
+    widest = port_range.widest_range()
+    span = f"{widest.start}-{widest.stop - 1}, the widest that net.ipv4.ip_local_port_range can be"
+    if count > len(widest):
+        return f"No range holds so many: {span}, has {len(widest):,} ports"
+    numbers = port_range.ephemeral_range()
+    reserved = port_range.reserved_ports()
+    ways = []
+    if most(set(numbers) - excluded - reserved) >= count:
+        ways.append("release reservations, or end what has the ports ('ephemport ls --all')")
+    if excluded and most(set(numbers) - in_use - reserved) >= count:
+        ways.append("exclude fewer ports")
+    for low in (max(_USUAL_LOW, widest.start), widest.start):
+        wider = range(low, widest.stop)
+        if len(wider) > len(numbers) and most(set(wider) - in_use - excluded - reserved) >= count:
+            ways.append(f'widen the range: sysctl -w net.ipv4.ip_local_port_range="{low} 65535"')
+            break
+    if ways:
+        text = "; or ".join(ways)
+        return text[0].upper() + text[1:]
+    left = f"{most(set(widest) - in_use - excluded - reserved):,}"
+    row = " in a row" if most is _longest_row else ""
+    return f"Widening it would not help: in {span}, {left} ports are left{row}. Ask for fewer"
+
+
+def _longest_row(ports: Collection[int]) -> int:
+    longest = row = 0
+    for port in range(65536):
+        row = row + 1 if port in ports else 0
+        longest = max(longest, row)
+    return longest
 
 
 def _some(numbers: Sequence[int], exclude: Collection[int]) -> Iterator[int]:

@@ -7,7 +7,7 @@ from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.hold import Hold, hold_number
 from ephemport._holding.lock_folder import LockFolder
 from ephemport._holding.ranges import CATEGORIES, worker_range
-from ephemport._holding.sources import Source, Terms
+from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 
 
@@ -47,19 +47,23 @@ class Fixed:
                         continue
                     self._next = (self._numbers.index(port) + 1) % len(self._numbers)
                     return held
-        raise PortsExhausted(self._explain(protocol))
+        raise self.exhausted(protocol, exclude)
 
     def hold_number(self, port: int, protocol: str) -> Hold:
         if port not in self._numbers:
             raise PortUnavailable(
                 f"port {port} is outside the range {self._span} of worker {self._worker_id!r}: "
-                "mode 'fixed' gives no other numbers; ask for one of these, or use mode 'ephemeral'"
+                "mode 'fixed' gives no other ports; ask for one of these, or use mode 'ephemeral'",
+                port=port,
+                protocol=protocol,
             )
         lease = self._locks.try_lock(port, self._worker_id)
         if lease is None:
             raise PortUnavailable(
                 f"port {port} is locked ({self._locks.owner(port) or 'just now'}) in "
-                f"{self._locks.path}; it is free again when that process releases it or ends"
+                f"{self._locks.path}; it is free again when that process releases it or ends",
+                port=port,
+                protocol=protocol,
             )
         try:
             held = hold_number(port, protocol)
@@ -77,11 +81,23 @@ class Fixed:
         yield from self._numbers[self._next :]
         yield from self._numbers[: self._next]
 
-    def _explain(self, protocol: str) -> str:
+    def exhausted(
+        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+    ) -> PortsExhausted:
+        size = len(self._numbers)
+        asked = (
+            f"{not_enough(protocol, count, in_a_row=in_a_row)} in the fixed range {self._span} of "
+            f"worker {self._worker_id!r}"
+        )
+        if count > size:
+            asked += f", which has {size} ports at all. Ask for fewer, or use mode 'ephemeral'"
+            return PortsExhausted(asked, protocol=protocol)
         locked = sum(1 for port in self._numbers if self._locks.owner(port) is not None)
-        return (
-            f"no port left: all {len(self._numbers)} {protocol} numbers of the fixed range "
-            f"{self._span} (worker {self._worker_id!r}) are taken, {locked} of them locked by "
-            f"ephemport (see {self._locks.path}), the others by strangers' sockets. Release "
-            "numbers, or use mode 'ephemeral', which has no ranges to run out of"
+        excluded = sum(1 for port in self._numbers if port in exclude)
+        barred = f" and {excluded} excluded" if excluded else ""
+        return PortsExhausted(
+            f"{asked}; of its {size} ports {locked} are locked by ephemport (see "
+            f"{self._locks.path}){barred}. Release ports, or use mode 'ephemeral', which has no "
+            "ranges of a worker's own to run out of",
+            protocol=protocol,
         )

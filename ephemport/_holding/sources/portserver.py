@@ -10,7 +10,7 @@ from contextlib import redirect_stderr, suppress
 from ephemport._errors import EphemportError, PortsExhausted
 from ephemport._holding.hold import Hold, hold_number
 from ephemport._holding.ranges import CATEGORIES
-from ephemport._holding.sources import Source, Terms
+from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 
 # Numbers of the portserver's that strangers hold by now, before we give up asking for more.
@@ -52,7 +52,7 @@ class Portserver:
         with lock:
             try:
                 for _ in range(_TRIES):
-                    port = self._number()
+                    port = self._number(protocol)
                     if port in exclude:
                         passed_over.append(port)
                         continue
@@ -68,9 +68,10 @@ class Portserver:
             finally:
                 self._returned.extend(passed_over)
         raise PortsExhausted(
-            f"no port left: the last {_TRIES} numbers from the portserver at {self.address!r} are "
+            f"no port left: the last {_TRIES} ports from the portserver at {self.address!r} are "
             "all taken or excluded; give it a range of its own (portserver.py "
-            "--portserver_static_pool), or use mode 'ephemeral'"
+            "--portserver_static_pool), or use mode 'ephemeral'",
+            protocol=protocol,
         )
 
     def hold_number(self, port: int, protocol: str) -> Hold:
@@ -79,7 +80,17 @@ class Portserver:
             self._returned.remove(port)
         return hold_number(port, protocol)
 
-    def _number(self) -> int:
+    def exhausted(
+        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+    ) -> PortsExhausted:
+        return PortsExhausted(
+            f"{not_enough(protocol, count, in_a_row=in_a_row)} around what the "
+            f"portserver at {self.address!r} gives, and found too few that are neither taken nor "
+            "excluded. Ask for fewer, or use mode 'ephemeral'",
+            protocol=protocol,
+        )
+
+    def _number(self, protocol: str) -> int:
         said = io.StringIO()
         with redirect_stderr(said):
             port = self._ask(self.address)
@@ -90,13 +101,14 @@ class Portserver:
                 return self._returned.popleft()
             raise PortsExhausted(
                 f"no port left: the portserver at {self.address!r} gave none, as it does when its "
-                "pool has no free number; widen it (portserver.py --portserver_static_pool), or "
-                "use mode 'ephemeral'"
+                "pool has no free port; widen it (portserver.py --portserver_static_pool), or "
+                "use mode 'ephemeral'",
+                protocol=protocol,
             )
         if port is None or not 0 < port < 65536:
             answer = said.getvalue().strip() or f"it answered {port!r}"
             raise EphemportError(
-                f"no number from the portserver at {self.address!r}: {answer}. Start portserver.py "
+                f"no port from the portserver at {self.address!r}: {answer}. Start portserver.py "
                 "with that --portserver_address, or use mode 'ephemeral'"
             )
         return int(port)
