@@ -1,14 +1,15 @@
 """The hand-offs: the ways for a server to get a held port. To add one, add an entry here.
 
 A fresh hold is exclusive and stands on every address. A hand-off says what becomes of it before the
-reservation is returned, and what a server is advised that found its port in use all the same.
+reservation is returned. `lets_in()` says which servers the hold lets in then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ephemport._holding.hold import Hold, shadow_addresses
 from ephemport._holding.host import Endpoint, endpoint
+from ephemport._looking.recognition import HoldKind
 
 # Where the shadows of a hold go, by kind of socket (SOCK_STREAM, SOCK_DGRAM).
 Shadows = dict[int, Endpoint]
@@ -20,14 +21,14 @@ class Handoff(NamedTuple):
     name: what `handoff=` takes. shadows: where the shadows for a host and a protocol go, asked
     before anything is bound; raises ValueError where there is no such place. ready: makes a fresh
     hold ready for its server, raises OSError. servers_bind: whether a server binds the port itself.
-    advice: what helps a server that reports the port in use.
+    kinds: what a hold is then, for "tcp" and for "udp".
     """
 
     name: str
     shadows: Callable[[str, str], Shadows]
     ready: Callable[[Hold, Shadows], None]
     servers_bind: bool
-    advice: str
+    kinds: Mapping[str, HoldKind]
 
 
 def _no_shadows(host: str, protocol: str) -> Shadows:
@@ -59,21 +60,17 @@ def _leave(hold: Hold, shadows: Shadows) -> None:
     """Exclusive is what a hold is from the start."""
 
 
-_WANTS_REUSEADDR = (
-    "it sets neither SO_REUSEADDR nor SO_REUSEPORT: start it with popen(..., assist=True) or "
-    "'ephemport run --assist', or, where somebody else starts it, reserve with handoff='shadow' "
-    "(which no server on '::' gets over)"
-)
-_EXCLUSIVE = (
-    "the number is reserved with handoff='fd', and no server can bind it: start it with "
-    "popen(..., activate=True), or reserve with handoff='takeover'"
-)
+_OPEN = {"tcp": HoldKind.OPEN, "udp": HoldKind.EXCLUSIVE}
+_SHADOW = {"tcp": HoldKind.SHADOW, "udp": HoldKind.SHADOW}
+_EXCLUSIVE = {"tcp": HoldKind.EXCLUSIVE, "udp": HoldKind.EXCLUSIVE}
 
-TAKEOVER = Handoff("takeover", _no_shadows, _open, True, _WANTS_REUSEADDR)
-SHADOW = Handoff("shadow", _all_shadows, _move, True, _WANTS_REUSEADDR)
+TAKEOVER = Handoff("takeover", _no_shadows, _open, True, _OPEN)
+SHADOW = Handoff("shadow", _all_shadows, _move, True, _SHADOW)
 FD = Handoff("fd", _no_shadows, _leave, False, _EXCLUSIVE)
 # A take-over whose UDP side lets servers in as a shadow does: not asked for by a name of its own.
-TAKEOVER_SHADOWING_UDP = TAKEOVER._replace(shadows=_udp_shadows, ready=_open_and_move)
+TAKEOVER_SHADOWING_UDP = TAKEOVER._replace(
+    shadows=_udp_shadows, ready=_open_and_move, kinds={**_OPEN, "udp": HoldKind.SHADOW}
+)
 
 HANDOFFS = {one.name: one for one in (TAKEOVER, SHADOW, FD)}
 
@@ -84,3 +81,32 @@ def handoff_named(name: str) -> Handoff:
     if found is None:
         raise ValueError(f"unknown handoff {name!r}; known are {', '.join(HANDOFFS)}")
     return found
+
+
+def lets_in(kind: HoldKind, protocol: str) -> str:
+    """Which servers a hold of this kind lets in, and what is left to the others: a condition.
+
+    protocol: "tcp" or "udp". Says nothing about any one server: what it sets may be unknown.
+    """
+    if kind is HoldKind.SHADOW:
+        return (
+            f"the hold lets in a {protocol.upper()} server on the host that was reserved, whatever "
+            "it sets. For a server on another address, reserve with that host="
+        )
+    if kind is HoldKind.EXCLUSIVE and protocol == "udp":
+        return (
+            "the hold lets in no UDP server, whatever it sets: reserve with handoff='shadow', "
+            "start it with popen(..., assist=True) or popen(..., activate=True), or give it the "
+            "socket of listen()"
+        )
+    if kind is HoldKind.EXCLUSIVE:
+        return (
+            "the hold lets in no server, whatever it sets (handoff='fd'): start it with "
+            "popen(..., activate=True), give it the socket of listen(), or reserve with "
+            "handoff='takeover'"
+        )
+    return (
+        "the hold lets in a TCP server that sets SO_REUSEADDR or SO_REUSEPORT before its bind(), "
+        "and no other. For one that sets neither: popen(..., assist=True) or 'ephemport run "
+        "--assist', or, where somebody else starts it, handoff='shadow' (not for a server on '::')"
+    )

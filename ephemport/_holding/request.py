@@ -180,6 +180,8 @@ class Request:
             refused = unavailable(port, self.protocol, cause)
         elif refused is not None and refused.port is not None and refused.port in source.numbers:
             # Locked for another process, which most often holds the port as well.
+            from ephemport._looking.diagnosis import diagnosis_or_none
+
             refused.diagnosis = diagnosis_or_none(refused.port, self.protocol)
         if self.lone and refused is not None:
             raise refused
@@ -296,6 +298,9 @@ def checked_count(count: SupportsIndex) -> int:
 
 def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
     """The error for a port that was asked for by name, with who has it where that is known."""
+    # What only errors need is imported with the first one.
+    from ephemport._looking.diagnosis import diagnosis_or_none
+
     asked = f"cannot {verb} port {port} ({protocol}): {os.strerror(error.errno or 0)}"
     if error.errno == errno.EACCES:
         return PortUnavailable(
@@ -314,19 +319,8 @@ def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve")
     )
 
 
-def diagnosis_or_none(port: int, protocol: str) -> "Diagnosis | None":
-    """Who has the port now; None where the kernel does not say."""
-    from ephemport._looking.diagnosis import diagnose
-
-    try:
-        return diagnose(port, protocol)
-    except OSError:
-        return None
-
-
 def _what_to_do(port: int, diagnosis: "Diagnosis | None", verb: str) -> str:
     """What helps against what stands in the way of a port."""
-    # What only errors need is imported with the first one.
     from ephemport._looking.diagnosis import CLOSING, TIME_WAIT
 
     found = diagnosis.found if diagnosis is not None else ()

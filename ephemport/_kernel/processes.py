@@ -20,6 +20,7 @@ __all__ = [
     "environment",
     "is_running",
     "mappings",
+    "open_sockets",
     "owners",
     "pids",
     "read_memory",
@@ -55,6 +56,26 @@ def descriptors(inodes: Collection[int]) -> dict[int, list[tuple[int, int]]]:
     for inode, pid, descriptor in _open_sockets(inodes, None):
         found.setdefault(inode, []).append((pid, descriptor))
     return found
+
+
+def open_sockets(pid: int) -> dict[int, int] | None:
+    """Return all sockets of process `pid`, inode -> descriptor; None where it may not be looked at.
+
+    Of several descriptors of one socket the first that is found.
+    """
+    folder = f"/proc/{pid}/fd"
+    seen: dict[int, int] = {}
+    try:
+        for descriptor in os.listdir(folder):
+            try:
+                target = os.readlink(f"{folder}/{descriptor}")
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            if target.startswith("socket:["):
+                seen.setdefault(int(target[8:-1]), int(descriptor))
+    except OSError:
+        return None
+    return seen
 
 
 def _open_sockets(

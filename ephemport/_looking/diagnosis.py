@@ -152,6 +152,14 @@ def diagnose(port: SupportsIndex, protocol: str = "both", *, elsewhere: bool = F
     )
 
 
+def diagnosis_or_none(port: int, protocol: str) -> Diagnosis | None:
+    """`diagnose()` for an error that is made anyway: None where the kernel does not answer."""
+    try:
+        return diagnose(port, protocol)
+    except OSError:
+        return None
+
+
 def standing_in_the_way(port: int, protocol: str) -> bool:
     """Whether the kernel shows any socket that has `port`: the quick half of `diagnose()`."""
     return any(read_sockets(kind, _STATES[kind], port=port) for kind in PARTS[protocol])

@@ -7,10 +7,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from ephemport._errors import ServerExited, TakeoverTimeout, WrongListener
-from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.hold import live_inodes
 from ephemport._holding.host import endpoint
 from ephemport._kernel.lookup import Lookup
@@ -21,11 +20,14 @@ from ephemport._looking.listeners import (
     Listener,
     checked_port,
     listener_of,
-    listeners,
     listening_records,
     owners_of,
 )
+from ephemport._serving.hints import hint, says_taken, who_has
 from ephemport._serving.output import captured_output
+
+if TYPE_CHECKING:
+    from ephemport._looking.diagnosis import Diagnosis
 
 # From one look to the next, in seconds. The median delay is half a pause, and a look with the
 # sleep before it costs up to 90 us: 6 ms while most servers start, and once 1.5 % of the time
@@ -40,7 +42,8 @@ _LARGEST_SHARE = 0.05
 _THOROUGH_LOOK = 16
 _TURNS_FOR_STATUS = 200
 
-_TAKEN_TEXTS = ("address already in use", "eaddrinuse", "address in use", "errno 98")
+_IF_LOG_SAYS = "If its log says 'Address already in use'"
+_OUTPUT_SAYS = "Its output says that an address is in use. If that is this port"
 
 
 class ProcessLike(Protocol):
@@ -112,10 +115,10 @@ class _Watch:
         if not timeout >= 0:
             raise ValueError(f"timeout must be a number of seconds from 0 up, and is {timeout!r}")
         self._port = checked_port(port)
-        protocol: str = getattr(port, "protocol", "tcp")
-        self._protocols = PARTS[protocol]
+        self._protocol: str = getattr(port, "protocol", "tcp")
+        self._protocols = PARTS[self._protocol]
         self._timeout = timeout
-        self._hint = HANDOFFS[getattr(port, "handoff", "takeover")].advice
+        self._waited_for = port
         self._process = process
         self._pid = _pid_of(process)
         self._stranger: int | None = None
@@ -195,34 +198,46 @@ class _Watch:
             return False
 
     def timed_out(self) -> TakeoverTimeout:
-        """The error that says who holds, who listens, and whether the process runs."""
-        from ephemport._looking.diagnosis import diagnose
+        """The error that says who holds, who listens, and what the process does."""
+        # What only errors need is imported with the first one.
+        from ephemport._looking.diagnosis import diagnosis_or_none
 
-        try:
-            wanted = self._protocols[0] if len(self._protocols) == 1 else "both"
-            diagnosis = diagnose(self._port, wanted)
-            held = f"nobody holds it ({diagnosis.meaning})" if diagnosis.free else str(diagnosis)
-        except OSError as error:
-            held = f"who holds it cannot be told ({error})"
+        diagnosis = diagnosis_or_none(self._port, self._protocol)
         message = (
             f"nothing listened on port {self._port} ({' and '.join(self._protocols)}) "
-            f"within {self._timeout:g} s: {held}"
+            f"within {self._timeout:g} s: {who_has(diagnosis)}"
         )
         if self._pid is None:
-            return TakeoverTimeout(
-                f"{message}. Is the server started, and on this port? If its log says 'Address "
-                f"already in use', {self._hint}"
-            )
-        output = captured_output(self._process)
-        message += f"; {self._name()} still runs"
-        if output:
-            message += f"; its last output:\n{output}\n"
-        if _says_taken(output):
-            return TakeoverTimeout(f"{message}. It could not bind: {self._hint}")
+            message += ". Whether a server was started is not known here (process= was not given)"
+            message = self._hinted(message, "If one reports 'Address already in use'", diagnosis)
+        else:
+            output = captured_output(self._process)
+            message += f"; {self._name()} still runs; {self._what_it_has()}"
+            if output:
+                message += f"; its last output:\n{output}\n"
+            if says_taken(output):
+                message = self._hinted(message, _OUTPUT_SAYS, diagnosis)
+            else:
+                message += "" if output else ". "
+                message += "Give it longer (timeout=), or see which port it was started with"
+            if output is None:
+                message = self._hinted(message, _IF_LOG_SAYS, diagnosis)
         return TakeoverTimeout(
-            f"{message}. Give it longer (timeout=), or see whether it listens on another port. If "
-            f"its log says 'Address already in use', {self._hint}"
+            message, port=self._port, protocol=self._protocol, diagnosis=diagnosis
         )
+
+    def _hinted(self, message: str, condition: str, diagnosis: "Diagnosis | None") -> str:
+        told = hint(condition, diagnosis, self._protocols, self._waited_for)
+        return f"{message}{'' if message.endswith(chr(10)) else '. '}{told}" if told else message
+
+    def _what_it_has(self) -> str:
+        from ephemport._looking.process_sockets import what_processes_have
+
+        assert self._pid is not None
+        try:
+            return what_processes_have(descendants(self._pid), self._port, self._protocols)
+        except OSError as error:
+            return f"which sockets it has is unknown ({error})"
 
     def _has_ended(self) -> bool:
         if self._pid is None:
@@ -250,17 +265,29 @@ class _Watch:
         return listener_of(records[0], of_family.get(records[0].inode))
 
     def _wrong(self, record: SocketRecord) -> WrongListener:
-        stranger = listener_of(record, owners_of([record]).get(record.inode))
+        from ephemport._looking.diagnosis import diagnosis_or_none
+        from ephemport._looking.process_sockets import options_of
+
+        pids = owners_of([record]).get(record.inode) or []
+        stranger = listener_of(record, pids)
+        options = options_of(record, pids)
         state = "runs and does not listen there" if not self._has_ended() else "has ended"
         return WrongListener(
-            f"port {self._port} has the wrong listener: {stranger}, while {self._name()} {state}. "
-            "Whoever connects reaches the stranger. End it, or reserve() another number"
+            f"port {self._port} has the wrong listener: {stranger}"
+            f"{f' ({options})' if options is not None else ''}, while {self._name()} {state}. "
+            "Whoever connects reaches the stranger. End it, or reserve another port",
+            port=self._port,
+            protocol=self._protocol,
+            diagnosis=diagnosis_or_none(self._port, self._protocol),
         )
 
     def exited(self) -> ServerExited:
         """The error for a process that ended, with its status and output where they are known."""
+        from ephemport._looking.diagnosis import LISTENS, RECEIVES, diagnosis_or_none
+
         returncode = self._returncode()
         output = captured_output(self._process)
+        diagnosis = diagnosis_or_none(self._port, self._protocol)
         how = "ended"
         if returncode is not None:
             how = (
@@ -269,16 +296,24 @@ class _Watch:
                 else f"was ended by signal {-returncode}"
             )
         message = f"{self._name()} {how} before it listened on port {self._port}"
-        others = [str(one) for one in listeners(self._port) if one.protocol in self._protocols]
+        found = diagnosis.found if diagnosis is not None else ()
+        others = [str(one) for one in found if one.state in (LISTENS, RECEIVES)]
         if others:
             message += f", on which {'; '.join(others)}"
         if output:
             message += f"; its last output:\n{output}\n"
-        if _says_taken(output) and not others:
-            message += f"It could not bind: {self._hint}"
+        if says_taken(output) and not others:
+            message = self._hinted(message, _OUTPUT_SAYS, diagnosis)
         elif output is None and not others and returncode:
-            message += f". If its log says 'Address already in use', {self._hint}"
-        return ServerExited(message, returncode=returncode, output=output)
+            message = self._hinted(message, _IF_LOG_SAYS, diagnosis)
+        return ServerExited(
+            message,
+            returncode=returncode,
+            output=output,
+            port=self._port,
+            protocol=self._protocol,
+            diagnosis=diagnosis,
+        )
 
     def _returncode(self) -> int | None:
         poll = getattr(self._process, "poll", None)
@@ -318,10 +353,6 @@ def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
     where = endpoint(host)
     loopback = "::1" if where.family == socket.AF_INET6 else "127.0.0.1"
     return [(where.family, loopback if where.is_wildcard else where.address)]
-
-
-def _says_taken(output: str | None) -> bool:
-    return output is not None and any(text in output.lower() for text in _TAKEN_TEXTS)
 
 
 def _pid_of(process: ProcessLike | int | None) -> int | None:
