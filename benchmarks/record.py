@@ -29,8 +29,13 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        clear = "\r\x1b[K" if self._terminal else ""
-        print(f"{clear}{text}", file=sys.stderr, flush=True)
+        self.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the changing line away."""
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class Record:
