@@ -1,54 +1,217 @@
-"""A folder of lock files: which process of which worker has a port of a fixed range."""
+"""A folder of lock files: which process of which worker has a port of a fixed range.
 
+The folder may be one in which the user keeps other files, so a file is ephemport's only by its
+name, PORT.lock, and by all that it says. Whatever else stands there is never written, locked,
+renamed or removed. A lock file gets its name when it is complete and locked, so that a process
+that is killed leaves a whole file or none.
+"""
+
+import errno
 import fcntl
 import os
+import re
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
+from typing import NamedTuple
 
-from ephemport._errors import EphemportError
+from ephemport._errors import EphemportError, PortUnavailable
+
+# All that a file of ours says: nothing may stand before it, between it or behind it.
+_OURS = re.compile(
+    rb"ephemport lock, format 1\n"
+    rb"port ([1-9][0-9]{0,4})\nworker ([^\n]*)\npid ([0-9]+)\ntime ([^\n]*)\nid [0-9a-f]{16}\n"
+)
+_NAME = re.compile(r"([1-9][0-9]{0,4})\.lock")
+_HIGHEST_PORT = 65535
+# Far more than we write. A name of a worker is cut to 200 characters, of 10 bytes at most.
+_MOST_BYTES = 4096
+_WORKER_CHARACTERS = 200
+
+# None of these flags waits, follows or creates: there may be a FIFO, a device or a symbolic link.
+_LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+# Another process may be first, and gone again, as often.
+_TRIES = 100
+_SWEEPING = 5
+
+_CHOOSE = "choose another with lock_dir= or EPHEMPORT_LOCK_DIR"
+
+
+class PortLocked(PortUnavailable):
+    """A living process has locked the port."""
+
+
+class NotOurFile(PortUnavailable):
+    """A file that ephemport did not write has the name of the port's lock."""
+
+
+class Standing(Enum):
+    """What can stand at the name of a port's lock."""
+
+    NOTHING = auto()
+    LOCKED = auto()
+    NOT_OURS = auto()
 
 
 class LockFile:
-    """An flock()ed file that says whose a number is. The kernel unlocks it when its owner dies."""
+    """An flock()ed file that says whose a port is. The kernel unlocks it when its owner dies.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    path: its name. descriptor: the locked file. text: what was written into it, which no other
+    lock file ever says.
+    """
+
+    def __init__(self, path: str, descriptor: int, text: bytes) -> None:
         self._path = path
         self._descriptor = descriptor
+        self._text = text
+        self._file = _identity(os.fstat(descriptor))
 
     def close(self) -> None:
-        # Unlinked while still locked: nobody else can have locked this very file in between.
-        with suppress(FileNotFoundError):
-            self._path.unlink()
-        os.close(self._descriptor)
+        """Remove the file and unlock it. What is no longer ours is left alone."""
+        if self._has_descriptor():
+            # Removed while still locked: nobody else can have locked this very file in between.
+            # Where it cannot be removed, a read-only disk say, a later sweep does it.
+            with suppress(OSError):
+                if _identity(os.lstat(self._path)) == self._file:
+                    os.unlink(self._path)
+            os.close(self._descriptor)
 
     def abandon(self) -> None:
-        # The lock belongs to the open file, which the parent process still has (man 2 flock).
-        os.close(self._descriptor)
+        """Close a forked child's copy. The lock belongs to the open file, which the parent has."""
+        if self._has_descriptor():
+            os.close(self._descriptor)
+
+    def _has_descriptor(self) -> bool:
+        # The program may have closed it (os.closerange() in a daemon) and opened something else
+        # since, a file with the same inode number even, or the same port's next lock.
+        try:
+            return (
+                _identity(os.fstat(self._descriptor)) == self._file
+                and os.pread(self._descriptor, len(self._text) + 1, 0) == self._text
+            )
+        except OSError:
+            return False
 
 
 class LockFolder:
     """The user's own folder of lock files.
 
-    `path` defaults to the environment's EPHEMPORT_LOCK_DIR, then to a folder of this user below
-    the temporary folder. Raises EphemportError unless the folder is the user's own.
+    path: defaults to the environment's EPHEMPORT_LOCK_DIR, then to a folder of this user below
+        the temporary folder. It is made if it is missing.
+
+    Raises EphemportError unless the folder is the user's own.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         chosen = path or os.environ.get("EPHEMPORT_LOCK_DIR")
         default = Path(tempfile.gettempdir(), f"ephemport-{os.geteuid()}")
-        self.path = Path(chosen) if chosen else default
-        self._make()
+        self.path = (Path(chosen) if chosen else default).absolute()
+        self._made = set() if chosen else {self.path, *self.path.parents}
+        self._make({self.path, *self.path.parents})
         self.sweep()
 
-    def _make(self) -> None:
+    def lock(self, port: int, worker_id: str) -> LockFile:
+        """Lock `port`, from 1 to 65535, for a worker.
+
+        Raises PortLocked when a living process has locked it, NotOurFile when its name is taken by
+        a file of somebody else's, EphemportError when the folder cannot be used, and OSError when
+        this process may open no more files.
+        """
+        path = f"{self.path}/{port}.lock"
+        text = _text(port, worker_id)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
-            found = self.path.lstat()
+            self._make_again()
+            for _ in range(_TRIES):
+                self._make_room(path, port)
+                with suppress(FileExistsError):
+                    return LockFile(path, _create(path, text), text)
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                raise
+            raise EphemportError(
+                f"cannot lock port {port}: {path} cannot be made: {error.strerror}; {_CHOOSE}",
+                port=port,
+            ) from error
+        raise PortLocked(
+            f"port {port} is locked by one process after the other in {self.path}", port=port
+        )
+
+    def standing(self, port: int) -> Standing:
+        """What stands at the name of a port's lock now."""
+        try:
+            owner = _read(f"{self.path}/{port}.lock", port)
+        except (_NotOurs, OSError):
+            return Standing.NOT_OURS
+        return Standing.NOTHING if owner is None else Standing.LOCKED
+
+    def sweep(self) -> None:
+        """Remove the lock files of ours whose processes are gone, however old."""
+        for path, port in self._named_as_locks():
+            # Nobody asks for this port now, and whoever does will be told what is wrong.
+            with suppress(OSError, _NotOurs):
+                if _read(path, port) is not None:
+                    _remove_if_stale(path, port)
+
+    def _named_as_locks(self) -> Iterator[tuple[str, int]]:
+        with suppress(OSError):
+            for name in os.listdir(self.path):
+                named = _NAME.fullmatch(name)
+                if named and int(named[1]) <= _HIGHEST_PORT:
+                    yield f"{self.path}/{name}", int(named[1])
+
+    def _make_room(self, path: str, port: int) -> None:
+        """Remove the lock of a process that is gone; raise when the name stays taken."""
+        try:
+            owner = _read(path, port)
+        except _NotOurs as found:
+            raise NotOurFile(
+                f"port {port} cannot be locked: {path} {found}, so it is no lock of ephemport's "
+                "and left alone; ask for another port, move the file if you do not need it, or "
+                f"{_CHOOSE}",
+                port=port,
+            ) from None
+        if owner is None or _remove_if_stale(path, port):
+            return
+        for _ in range(_SWEEPING):
+            # Nobody alive has it: another process is sweeping, which takes microseconds.
+            if os.path.exists(f"/proc/{owner.pid}"):
+                break
+            time.sleep(0.001)
+            if _remove_if_stale(path, port):
+                return
+        raise PortLocked(
+            f"port {port} is locked ({owner}) in {self.path}; it is free again when that "
+            "process releases it or ends",
+            port=port,
+        )
+
+    def _make_again(self) -> None:
+        """A folder that vanished is made again, if it was ours: cleaners of /tmp know no locks."""
+        try:
+            same = _folder_identity(os.lstat(self.path)) == self._folder
+        except FileNotFoundError:
+            same = False
+        if not same:
+            self._make(self._made)
+
+    def _make(self, may_make: set[Path]) -> None:
+        missing = [one for one in (self.path, *self.path.parents) if not os.path.lexists(one)]
+        if not may_make.issuperset(missing):
+            raise EphemportError(
+                f"the lock folder {self.path} is gone. It was not made by this process, so it is "
+                f"not made again: make it, or {_CHOOSE}"
+            )
+        try:
+            for folder in reversed(missing):
+                with suppress(FileExistsError):
+                    folder.mkdir(mode=0o700 if folder == self.path else 0o777)
+                    self._made.add(folder)
+            found = os.lstat(self.path)
         except OSError as error:
             raise EphemportError(
                 f"cannot make the lock folder {self.path}: {error.strerror}; {_CHOOSE}"
@@ -56,59 +219,143 @@ class LockFolder:
         wrong = _what_is_wrong(found)
         if wrong:
             raise EphemportError(f"refusing the lock folder {self.path}: it {wrong}; {_CHOOSE}")
-
-    def try_lock(self, port: int, worker_id: str) -> LockFile | None:
-        """Lock `port`, or None when a living process has locked it."""
-        path = self.path / f"{port}.lock"
-        locked = self._try_flock(path, os.O_CREAT)
-        if locked is None:
-            return None
-        since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        text = f"worker {worker_id}\npid {os.getpid()}\ntime {since}\n"
-        # Not cut to 0 first: ext4 takes that for a file being replaced, and makes the close() wait
-        # for the disk (auto_da_alloc in ext4(5)).
-        os.ftruncate(locked, os.write(locked, text.encode()))
-        return LockFile(path, locked)
-
-    def owner(self, port: int) -> str | None:
-        """What the lock file of `port` says, in one line, or None when there is none."""
-        try:
-            return ", ".join((self.path / f"{port}.lock").read_text().split("\n")).strip(", ")
-        except OSError:
-            return None
-
-    def sweep(self) -> None:
-        """Remove the files whose processes are gone, however old."""
-        for path in self.path.glob("*.lock"):
-            stale = self._try_flock(path, 0)
-            if stale is not None:
-                LockFile(path, stale).close()
-
-    def _try_flock(self, path: Path, flags: int) -> int | None:
-        while True:
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise EphemportError(
-                    f"refusing the lock file {path}: {error.strerror}; remove it, or {_CHOOSE}"
-                ) from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if _is_file_at(path, descriptor):
-                return descriptor
-            # Its owner unlinked it between our open and our lock.
-            os.close(descriptor)
+        self._folder = _folder_identity(found)
 
 
-_CHOOSE = "choose another with lock_dir= or EPHEMPORT_LOCK_DIR"
+class _Owner(NamedTuple):
+    """What a lock file says."""
+
+    worker: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"worker {self.worker}, pid {self.pid}, time {self.since}"
+
+
+class _NotOurs(Exception):
+    """Why a file is not ephemport's, as what follows its name in a sentence."""
+
+
+def _text(port: int, worker_id: str) -> bytes:
+    worker = " ".join(worker_id.split())[:_WORKER_CHARACTERS]
+    since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return (
+        f"ephemport lock, format 1\nport {port}\nworker {worker}\npid {os.getpid()}\n"
+        f"time {since}\nid {os.urandom(8).hex()}\n"
+    ).encode(errors="backslashreplace")
+
+
+def _read(path: str, port: int) -> _Owner | None:
+    """Whose lock the file is; None if there is no file. Raises _NotOurs, OSError."""
+    try:
+        found = os.lstat(path)
+        _check(found)
+        descriptor = os.open(path, os.O_RDONLY | _LOOK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP):
+            raise _NotOurs(f"cannot be read ({error.strerror})") from None
+        raise
+    try:
+        return _owner(descriptor, port)
+    finally:
+        os.close(descriptor)
+
+
+def _check(found: os.stat_result) -> None:
+    """Raise _NotOurs for what need not even be opened."""
+    if not stat.S_ISREG(found.st_mode):
+        raise _NotOurs("is no regular file")
+    if found.st_uid != os.geteuid():
+        raise _NotOurs(f"belongs to another user (uid {found.st_uid})")
+    if found.st_size == 0:
+        raise _NotOurs("is empty")
+    if found.st_size > _MOST_BYTES:
+        raise _NotOurs("is longer than a lock")
+
+
+def _owner(descriptor: int, port: int) -> _Owner:
+    """Whose lock an open file is. Raises _NotOurs."""
+    _check(os.fstat(descriptor))
+    ours = _OURS.fullmatch(os.pread(descriptor, _MOST_BYTES + 1, 0))
+    if ours is None:
+        raise _NotOurs("says something else than a lock does")
+    named, worker, pid, since = (one.decode(errors="replace") for one in ours.groups())
+    if int(named) != port:
+        raise _NotOurs(f"is a copy of the lock of port {named}")
+    return _Owner(worker, int(pid), since)
+
+
+def _remove_if_stale(path: str, port: int) -> bool:
+    """Remove a lock file of ours unless a living process has locked it; whether it is gone."""
+    try:
+        # For writing, though nothing is written: NFS locks no other (flock(2)).
+        descriptor = os.open(path, os.O_RDWR | _LOOK)
+    except FileNotFoundError:
+        return True
+    try:
+        _owner(descriptor, port)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its owner may have removed it between our open and our lock.
+        if _is_file_at(path, descriptor):
+            os.unlink(path)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    except _NotOurs:
+        # Changed since it was read: whoever looks again will see.
+        pass
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _create(path: str, text: bytes) -> int:
+    """A new file that says `text`, locked. FileExistsError: another is there. OSError."""
+    try:
+        return _create_whole(path, text)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTORS:
+            raise
+    # The filesystem, or a machine without /proc, has no files without a name.
+    return _create_in_place(path, text)
+
+
+def _create_whole(path: str, text: bytes) -> int:
+    """Written and locked before it has a name (O_TMPFILE in open(2))."""
+    descriptor = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        _fill(descriptor, text)
+        # src_dir_fd makes it linkat(), which alone follows a link of /proc; it is not looked at.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _create_in_place(path: str, text: bytes) -> int:
+    """Named first. A process that is killed in between leaves an empty file, which then stays."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _LOOK, 0o600)
+    try:
+        _fill(descriptor, text)
+    except BaseException:
+        if _is_file_at(path, descriptor):
+            os.unlink(path)
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _fill(descriptor: int, text: bytes) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.write(descriptor, text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _what_is_wrong(found: os.stat_result) -> str | None:
@@ -123,8 +370,17 @@ def _what_is_wrong(found: os.stat_result) -> str | None:
     return None
 
 
-def _is_file_at(path: Path, descriptor: int) -> bool:
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _folder_identity(found: os.stat_result) -> tuple[int, ...]:
+    # No descriptor keeps the inode number from being given to a link, or to another's folder.
+    return found.st_dev, found.st_ino, found.st_mode, found.st_uid
+
+
+def _is_file_at(path: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False

@@ -155,18 +155,6 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         LockFolder(theirs)
 
 
-def test_a_symlink_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    folder = tmp_path / "locks"
-    folder.mkdir(mode=0o700)
-    locker = LockFolder(folder)
-    (folder / "10000.lock").symlink_to(victim)
-    with pytest.raises(EphemportError, match="refusing the lock file"):
-        locker.try_lock(10000, "gw0")
-    assert victim.read_text() == "precious"
-
-
 def _killed(folder: str) -> None:
     readable, writable = os.pipe()
 
@@ -189,19 +177,6 @@ def _killed(folder: str) -> None:
 
 def test_locks_of_the_dead_are_swept(in_namespace: InNamespace, tmp_path: Path) -> None:
     in_namespace(_killed, str(tmp_path))
-
-
-def test_files_made_by_hand_are_swept(tmp_path: Path) -> None:
-    folder = tmp_path / "locks"
-    folder.mkdir(mode=0o700)
-    old, odd, other = folder / "10000.lock", folder / "10001.lock", folder / "README"
-    old.write_text("worker gw0\npid 1\ntime 2020-01-01T00:00:00+0000\n")
-    two_hours_ago = time.time() - 7200
-    os.utime(old, (two_hours_ago, two_hours_ago))
-    odd.write_bytes(b"\xff\x00nonsense")
-    other.write_text("not ours")
-    LockFolder(folder)
-    assert locks(folder) == ["README"]
 
 
 @pytest.mark.parametrize("folders", [1, 2])

@@ -1,14 +1,17 @@
-"""Numbers from a fixed range, the documented way: one lock file a number, and a hold as well."""
+"""Ports from a fixed range, the documented way: one lock file a port, and a hold as well."""
 
 import errno
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.hold import Hold, hold_number
-from ephemport._holding.lock_folder import LockFolder
+from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
+from ephemport._kernel.port_range import numbers_in_use
+from ephemport._kernel.protocols import PARTS
 
 
 def open_sources(terms: Terms) -> dict[str, Source]:
@@ -21,7 +24,7 @@ def open_sources(terms: Terms) -> dict[str, Source]:
 
 
 class Fixed:
-    """The numbers of one fixed range, in order, starting behind the last one given."""
+    """The ports of one fixed range, in order, starting behind the last one given."""
 
     def __init__(self, numbers: range, locks: LockFolder, worker_id: str) -> None:
         self._numbers = numbers
@@ -57,21 +60,20 @@ class Fixed:
                 port=port,
                 protocol=protocol,
             )
-        lease = self._locks.try_lock(port, self._worker_id)
-        if lease is None:
-            raise PortUnavailable(
-                f"port {port} is locked ({self._locks.owner(port) or 'just now'}) in "
-                f"{self._locks.path}; it is free again when that process releases it or ends",
-                port=port,
-                protocol=protocol,
-            )
-        try:
-            held = hold_number(port, protocol)
-        except BaseException:
-            lease.close()
-            raise
-        held.lease = lease
-        return held
+        # A child forked in between would keep the file locked.
+        with lock:
+            try:
+                lease = self._locks.lock(port, self._worker_id)
+            except PortUnavailable as error:
+                error.protocol = protocol
+                raise
+            try:
+                held = hold_number(port, protocol)
+            except BaseException:
+                lease.close()
+                raise
+            held.lease = lease
+            return held
 
     @property
     def _span(self) -> str:
@@ -92,12 +94,32 @@ class Fixed:
         if count > size:
             asked += f", which has {size} ports at all. Ask for fewer, or use mode 'ephemeral'"
             return PortsExhausted(asked, protocol=protocol)
-        locked = sum(1 for port in self._numbers if self._locks.owner(port) is not None)
-        excluded = sum(1 for port in self._numbers if port in exclude)
-        barred = f" and {excluded} excluded" if excluded else ""
         return PortsExhausted(
-            f"{asked}; of its {size} ports {locked} are locked by ephemport (see "
-            f"{self._locks.path}){barred}. Release ports, or use mode 'ephemeral', which has no "
-            "ranges of a worker's own to run out of",
+            f"{asked}; of its {size} ports {self._taken(protocol, exclude)}. Release ports, or use "
+            "mode 'ephemeral', which has no ranges of a worker's own to run out of",
             protocol=protocol,
         )
+
+    def _taken(self, protocol: str, exclude: Collection[int]) -> str:
+        """What has the ports of the range now, each counted once, as a clause."""
+        wanted = [port for port in self._numbers if port not in exclude]
+        standing = {port: self._locks.standing(port) for port in wanted}
+        locked = sum(one is Standing.LOCKED for one in standing.values())
+        files = [f"{port}.lock" for port, one in standing.items() if one is Standing.NOT_OURS]
+        used: set[int] = set()
+        with suppress(OSError):
+            for part in PARTS[protocol]:
+                used |= numbers_in_use(part)
+        unlocked = sum(port in used for port, one in standing.items() if one is Standing.NOTHING)
+        told = [f"{locked} are locked by ephemport (see {self._locks.path})"]
+        if unlocked:
+            told.append(f"{unlocked} are used by sockets without a lock there")
+        if files:
+            more = ", ..." if len(files) > 5 else ""
+            told.append(
+                f"{len(files)} are left out because of files that ephemport did not write "
+                f"({', '.join(files[:5])}{more})"
+            )
+        if len(wanted) < len(self._numbers):
+            told.append(f"{len(self._numbers) - len(wanted)} are excluded")
+        return ", ".join(told)
