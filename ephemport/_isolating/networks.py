@@ -3,6 +3,8 @@
 import os
 from contextlib import suppress
 
+from ephemport._kernel.descriptors import Descriptor
+
 
 def network_of(pid: int | None = None) -> str | None:
     """The network namespace of a process, or of the calling thread; None if it cannot be seen."""
@@ -21,19 +23,29 @@ class PinnedNetwork:
     """
 
     def __init__(self, pid: int) -> None:
-        self._descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        self.name = os.readlink(f"/proc/self/fd/{self._descriptor}")
+        self._pin = Descriptor(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        self.name = os.readlink(f"/proc/self/fd/{self._pin.number}")
 
     def close(self) -> None:
         """Let it end with its last process."""
-        os.close(self._descriptor)
+        self._pin.close()
+
+    def is_for_its_own(self) -> bool:
+        """Whether the name can only be this network's, and it is not this process's or init's."""
+        return self._pin.is_open() and self.name not in (network_of(), network_of(1))
 
 
 def end_processes_in(network: PinnedNetwork, patience: float = 1.0) -> None:
-    """End the processes of a network whose owner is gone: SIGTERM, and after `patience` SIGKILL."""
+    """End the processes of a network whose owner is gone: SIGTERM, and after `patience` SIGKILL.
+
+    network: one that was made for a process below this one; in any other, such as this process's
+    own, nobody is ended. patience: in seconds. Other users' processes stay, unless this is root.
+    """
     import select
     import signal
 
+    if not network.is_for_its_own():
+        return
     pidfds = _pidfds_in(network.name)
     try:
         for pidfd in pidfds:

@@ -2,11 +2,14 @@
 
 import argparse
 import os
+import stat
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ephemport._errors import EphemportError
 from ephemport.migrate import Result, migrate
 from ephemport.migrate.codes import explain, selected, table
 
@@ -78,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.write:
         for path, text in result.after.items():
-            _write(path, text)
+            _write(path, result.before[path], text)
     findings = result.findings
     if options.write:
         findings = reporting.moved(result.left, result.before, result.after)
@@ -115,10 +118,27 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}" + ("" if count == 1 else "s")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, in its own encoding and with its own mode."""
+def _says(path: Path, text: str) -> bool:
+    from ephemport.migrate.finding import read_source
+
+    try:
+        return read_source(path) == text
+    except (SyntaxError, UnicodeDecodeError):
+        return False
+
+
+def _write(path: Path, before: str, text: str) -> None:
+    """Write a file as a whole or not at all, in its own encoding, with its own mode and owner.
+
+    before: what it said when it was read. Raises EphemportError if it says something else by now.
+    """
     import tokenize
 
+    if not _says(path, before):
+        raise EphemportError(
+            f"{path} was changed while the command ran: it stays as it is, and so do the files "
+            "that were to be written after it. Run the command again"
+        )
     with path.open("rb") as file:
         encoding, _ = tokenize.detect_encoding(file.readline)
     data = text.encode(encoding if encoding != "utf-8-sig" else "utf-8-sig")
@@ -126,8 +146,14 @@ def _write(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(name, path.stat().st_mode)
+        found = path.stat()
+        with suppress(PermissionError):
+            # Another user's file, which root, or their group, may change.
+            os.chown(name, found.st_uid, found.st_gid)
+        os.chmod(name, stat.S_IMODE(found.st_mode))
         os.replace(name, path.resolve())
     except BaseException:
-        os.unlink(name)
+        # The file of mkstemp(), whose name nobody else can have.
+        with suppress(FileNotFoundError):
+            os.unlink(name)
         raise

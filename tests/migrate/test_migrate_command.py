@@ -1,9 +1,13 @@
 """The command as a linter: codes, options, exit status, and what it keeps silent about."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from ephemport import EphemportError
+from ephemport.cli.migrate import _write
 from tests.migrate.conftest import Folder
 
 FOUND = """
@@ -157,3 +161,30 @@ def test_without_libcst(folder: Folder) -> None:
     done = folder.python("-c", code, "migrate")
     assert done.status == 2
     assert "pip install 'ephemport[migrate]'" in done.stderr
+
+
+def test_writes_nothing_over_what_was_changed_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    for other in ("their = 'edit'\n", "# coding: nonsense\n"):
+        path.write_text(other)
+        with pytest.raises(EphemportError, match="was changed while the command ran"):
+            _write(path, "port = 9001\n", "port = 40123\n")
+        assert path.read_text() == other
+        assert [one.name for one in tmp_path.iterdir()] == ["test_it.py"]
+
+
+def test_a_rewritten_file_keeps_its_mode_and_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text("port = 9001\n")
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 65534, 65534)
+    before = path.stat()
+    _write(path, "port = 9001\n", "port = 40123\n")
+    after = path.stat()
+    assert path.read_text() == "port = 40123\n"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_gid,
+    )

@@ -69,10 +69,10 @@ class Fixed:
                 raise
             try:
                 held = hold_number(port, protocol)
+                held.lease = lease
             except BaseException:
                 lease.close()
                 raise
-            held.lease = lease
             return held
 
     @property

@@ -42,6 +42,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from ephemport._holding.hold import Hold
+from ephemport._kernel.descriptors import Descriptor
 from ephemport._kernel.fork import lock
 from ephemport._kernel.libc import syscall
 from ephemport._kernel.other_process import duplicate, read_memory
@@ -105,7 +106,7 @@ def start_assisted(start: Callable[[], T], holds: Iterable[Hold]) -> T:
     Returns what `start` returns and raises what it raises. Raises EphemportError if the filter is
     refused (see `check_assist`); `start` is not called then. Not to be called under the fork lock.
     """
-    inbox: SimpleQueue[int | None] = SimpleQueue()
+    inbox: SimpleQueue[Descriptor | None] = SimpleQueue()
     returned: list[T] = []
     raised: list[BaseException] = []
     # What the kernel says: gevent replaces threading.get_native_id() too.
@@ -118,7 +119,7 @@ def start_assisted(start: Callable[[], T], holds: Iterable[Hold]) -> T:
                 raise impossible("threads are emulated in this program (gevent, eventlet)")
             # Filter and no_new_privs are this thread's alone, and inherited by what it starts.
             with lock:
-                listener = install_filter()
+                listener = Descriptor(install_filter())
                 listeners.add(listener)
             inbox.put(listener)
             returned.append(start())
@@ -148,7 +149,7 @@ def _after_fork_in_child() -> None:
     # The threads that read them are not in this process. A copy kept open would let the callers
     # wait for an answer that never comes, once the parent is gone.
     for listener in listeners:
-        os.close(listener)
+        listener.close()
     listeners.clear()
 
 

@@ -11,6 +11,7 @@ from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_TYPE, SOCK_DGRAM, SOCK_ST
 from typing import NamedTuple
 
 from ephemport._holding.hold import Hold
+from ephemport._kernel.descriptors import Descriptor
 from ephemport._kernel.fork import lock
 from ephemport._kernel.other_process import (
     bind,
@@ -38,7 +39,7 @@ _SOCKADDR_STORAGE_SIZE = 128
 _ASSISTED = {(SOCK_STREAM, 6), (SOCK_STREAM, 262), (SOCK_DGRAM, 17)}
 
 # The listeners of this process. Changed under `lock`, so that a forked child knows its copies.
-listeners: set[int] = set()
+listeners: set[Descriptor] = set()
 
 
 class _BindCall(NamedTuple):
@@ -57,24 +58,27 @@ class _Answer(NamedTuple):
 _CONTINUE = _Answer(0, 1)  # SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel makes the call as it was
 
 
-def supervise(inbox: "SimpleQueue[int | None]", holds: tuple[Hold, ...]) -> None:
+def supervise(inbox: "SimpleQueue[Descriptor | None]", holds: tuple[Hold, ...]) -> None:
     """Answer what the listener from `inbox` reports, until nobody is left below its filter.
 
     None from `inbox` says that there is no listener. The listener is closed in the end.
     """
-    listener = inbox.get()
-    if listener is None:
+    owned = inbox.get()
+    if owned is None:
         return
+    listener = owned.number
     try:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         while poll.poll()[0][1] & select.POLLIN:  # POLLHUP alone: nobody has the filter any more
+            if not owned.is_open():
+                return  # closed by other code of this process, and perhaps opened by it since
             _serve_one(listener, holds)
     finally:
         # Should this thread fail, ENOSYS serves the callers better than waiting for it forever.
         with lock:
-            listeners.discard(listener)
-            os.close(listener)
+            listeners.discard(owned)
+            owned.close()
 
 
 def _serve_one(listener: int, holds: tuple[Hold, ...]) -> None:

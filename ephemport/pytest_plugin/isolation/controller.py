@@ -3,17 +3,21 @@
 import copy
 import os
 import select
+import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from ephemport._isolating.networks import PinnedNetwork, end_processes_in, network_of
 from ephemport._isolating.wrapper import wrapped
+from ephemport._kernel.descriptors import Descriptor
+from ephemport._kernel.processes import descendants
 from ephemport.pytest_plugin.isolation import relay
 from ephemport.pytest_plugin.isolation.shared import Scheduler, TwoNetworks, Worker
 from ephemport.pytest_plugin.isolation.worker import FOLDER, HOST_NETWORK, marked_in
@@ -46,9 +50,9 @@ class IsolatedWorkers:
         self._networks: dict[str, PinnedNetwork] = {}
         self._shared_spec: Spec | None = None
         config.add_cleanup(self._end_what_is_left)
-        folder = tempfile.TemporaryDirectory(prefix="ephemport-workers-")
-        self._folder = folder.name
-        config.add_cleanup(folder.cleanup)
+        self._folder = tempfile.mkdtemp(prefix="ephemport-workers-")
+        # Not TemporaryDirectory: a forked child of this process would remove it at its exit.
+        config.add_cleanup(partial(_remove, self._folder, os.getpid()))
         relayed = relay.offer(self._folder)
         config.add_cleanup(relayed.close)
         # Closing alone does not wake the thread that accepts.
@@ -71,24 +75,26 @@ class IsolatedWorkers:
         if not self.is_shared(node):
             with suppress(OSError):
                 pid = node.gateway._rinfo().pid
-                self._networks[node.gateway.id] = PinnedNetwork(pid)
-                threading.Thread(
-                    target=_end_with, args=(os.pidfd_open(pid), PinnedNetwork(pid)), daemon=True
-                ).start()
+                # Its own word: in a container of its own it may be another process's number here.
+                if pid in descendants(os.getpid()):
+                    self._networks[node.gateway.id] = PinnedNetwork(pid)
+                    worker = Descriptor(os.pidfd_open(pid))
+                    threading.Thread(
+                        target=_end_with, args=(worker, PinnedNetwork(pid)), daemon=True
+                    ).start()
 
     def pytest_testnodedown(self, node: Worker, error: object | None) -> None:
         """End what a worker that crashed, or was killed, had started: nobody else will."""
         network = self._networks.pop(node.gateway.id, None)
         if network is not None:
-            if error and network.name != self._network:
+            if error:
                 end_processes_in(network)
             network.close()
 
     def _end_what_is_left(self) -> None:
         """A run that breaks off in the controller hears of no worker's end."""
         for network in self._networks.values():
-            if network.name != self._network:
-                end_processes_in(network)
+            end_processes_in(network)
             network.close()
 
     @pytest.hookimpl(wrapper=True)
@@ -125,7 +131,13 @@ class IsolatedWorkers:
         self._config.hook.pytest_collectreport(report=report)
 
 
-def _end_with(worker: int, network: PinnedNetwork) -> None:
+def _remove(folder: str, owner: int) -> None:
+    """Remove a folder of mkdtemp()'s, in the process that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with(worker: Descriptor, network: PinnedNetwork) -> None:
     """End what a worker had started as soon as a signal ends it. worker: its pidfd.
 
     A child that it forked has its connection to the controller open, and until that is closed xdist
@@ -133,12 +145,12 @@ def _end_with(worker: int, network: PinnedNetwork) -> None:
     """
     try:
         waiting = select.poll()
-        waiting.register(worker, select.POLLIN)
+        waiting.register(worker.number, select.POLLIN)
         waiting.poll()
         with suppress(ChildProcessError):
-            ended = os.waitid(os.P_PIDFD, worker, os.WEXITED | os.WNOWAIT)
+            ended = os.waitid(os.P_PIDFD, worker.number, os.WEXITED | os.WNOWAIT)
             if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
                 end_processes_in(network)
     finally:
-        os.close(worker)
+        worker.close()
         network.close()
