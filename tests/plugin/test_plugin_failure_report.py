@@ -51,8 +51,40 @@ def test_it_names_who_has_the_port(suite: Suite, body: str) -> None:
     section = report_of(suite, f"def test_it(taken):\n    {body}\n")
     assert "listens on 127.0.0.1:" in section
     assert "this process (pid " in section
+    for rung in ("migrate", "reserve"):
+        assert f"  {rung} " in section
+    # This process has it itself: a network for each process changes nothing.
+    assert "isolate" not in section
+
+
+STRANGER = """
+@pytest.fixture
+def strange():
+    source = "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen();"
+    source += " print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield int(process.stdout.readline())
+        process.stdin.close()
+"""
+
+
+def test_against_another_process_all_rungs_help(suite: Suite) -> None:
+    body = "with socket.socket() as sock: sock.bind(('127.0.0.1', strange))"
+    section = report_of(suite, f"{STRANGER}\ndef test_it(strange):\n    {body}\n")
+    assert "listens on 127.0.0.1:" in section
     for rung in ("isolate", "migrate", "reserve"):
         assert f"  {rung} " in section
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]])
+def test_isolation_is_not_advised_where_it_is_in_force(suite: Suite, workers: list[str]) -> None:
+    body = "with socket.socket() as sock: sock.bind(('127.0.0.1', strange))"
+    suite.write(f"{TAKEN}{STRANGER}\ndef test_it(strange):\n    {body}\n")
+    run = suite.run("-rN", "--ephemport-isolate", *workers)
+    section = run.output.partition(SECTION)[2]
+    assert "listens on 127.0.0.1:" in section, run.output
+    assert "  isolate " not in section
 
 
 def test_what_node_says_is_understood(suite: Suite) -> None:
@@ -63,19 +95,155 @@ def test_what_node_says_is_understood(suite: Suite) -> None:
     assert "listens on 127.0.0.1:" in report_of(suite, f"def test_it(taken):\n    {body}\n")
 
 
-def test_a_server_without_options_is_told_what_helps(suite: Suite) -> None:
-    body = "with socket.socket() as sock: sock.bind(('127.0.0.1', server_port))"
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "with socket.socket() as sock: sock.bind(('127.0.0.1', server_port))",
+            "had set is unknown: it is closed by now",
+        ),
+        (
+            "sock = socket.socket(); sock.bind(('127.0.0.1', server_port))",
+            "has SO_REUSEADDR not set and SO_REUSEPORT not set",
+        ),
+    ],
+    ids=["closed", "open"],
+)
+def test_a_server_without_options_is_told_what_helps(suite: Suite, body: str, told: str) -> None:
     section = report_of(suite, f"def test_it(server_port):\n    {body}\n")
+    assert told in section
     assert "SO_REUSEADDR, 1)" in section
     assert "assist=True" in section
-    assert "--ephemport-isolate" not in section
+    for rung in ("isolate", "migrate", "ephemport.reserve()"):
+        assert rung not in section
 
 
-def test_a_takeover_timeout_gets_it_too(suite: Suite) -> None:
+def test_a_port_that_was_reserved_and_is_released_by_now(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    sock = socket.socket()
+    with reserve() as r: sock.bind(r.address)
+""",
+    )
+    assert "was reserved by this very test (protocol 'tcp', handoff 'takeover')" in section
+    assert "is released by now" in section
+    assert "has SO_REUSEADDR not set and SO_REUSEPORT not set" in section
+    assert "the hold lets in a TCP server that sets" in section
+    assert "isolate" not in section
+    assert "taken for a moment" not in section
+
+
+def test_what_a_closed_socket_had_set_is_unknown(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    with reserve() as r, socket.socket() as sock: sock.bind(r.address)
+""",
+    )
+    assert "was reserved by this very test" in section
+    assert "had set is unknown: it is closed by now" in section
+
+
+def test_udp_is_told_of_udp(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it(reserve_port):
+    r = reserve_port(protocol="udp")
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(r.address)
+""",
+    )
+    assert "has SO_REUSEADDR not set and SO_REUSEPORT set" in section
+    assert "the hold lets in no UDP server, whatever it sets" in section
+    assert "neither" not in section
+
+
+def test_a_second_server_on_a_reserved_port(suite: Suite) -> None:
+    suite.ini(filters=())  # the first server outlives the test, and a warning says so
+    section = report_of(
+        suite,
+        """
+def test_it(reservation):
+    first = reservation.listen()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(reservation.address)
+""",
+    )
+    assert "listens on 127.0.0.1:" in section
+    assert "a server has it already" in section
+    assert "assist" not in section
+
+
+def test_a_port_that_nobody_has_any_more(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(first.getsockname())
+""",
+    )
+    assert "which address was in use is unknown" in section
+    section = report_of(
+        suite,
+        """
+def test_it():
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        where = first.getsockname()
+        second.bind(where)
+""",
+    )
+    assert "by now nobody has it; who had it when the error was raised is unknown" in section
+
+
+def test_any_port_where_none_is_left(suite: Suite) -> None:
+    suite.write(
+        TAKEN
+        + """
+def test_it():
+    with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file: file.write("40000 40001")
+    one, two = socket.socket(), socket.socket()
+    one.bind(("", 40000)), two.bind(("", 40001))
+    socket.socket().bind(("127.0.0.1", 0))
+"""
+    )
+    run = suite.run("-rN", alone=True)
+    section = run.output.partition(SECTION)[2]
+    assert "2 of the 2 ports of the ephemeral port range 40000-40001 are in use (tcp)" in section
+
+
+def test_errors_of_ours_are_reported_as_they_were(suite: Suite) -> None:
     section = report_of(
         suite, "def test_it():\n    with reserve() as r:\n        r.wait_listening(0.01)\n"
     )
-    assert "the error's message says who had it" in section
+    assert "when the error was raised: this process (pid " in section
+    assert "ephemport's open hold" in section
+    assert "What prevents it" not in section
+    section = report_of(suite, f"{STRANGER}\ndef test_it(strange): reserve(port=strange)\n")
+    assert "when the error was raised: pid " in section
+    assert "  isolate " in section
+    assert "  reserve " not in section
+
+
+def test_what_the_captured_output_says_is_a_condition(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    with reserve() as r:
+        print("OSError: Address already in use")
+        r.wait_listening(0.01)
+""",
+    )
+    assert "The captured output says that an address is in use. If that is this port: " in section
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""What a failed test leaves to look at: exceptions, their frames, what was printed."""
+
+import errno
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ephemport._reservation import Reservation
+
+# What the common servers, in any language, say of EADDRINUSE.
+_IN_USE = re.compile(
+    r"address already in use|EADDRINUSE|address in use|port \d+ is (?:already )?in use"
+    r"|only one usage of each socket address|errno:? 98\b|BindException|already in use by",
+    re.IGNORECASE,
+)
+# Where a line of theirs has the port: ('127.0.0.1', 9001), 127.0.0.1:9001, [::]:9001, port 9001.
+_PORT = re.compile(
+    r"(?:'[^']*', ?|(?:\d+\.\d+\.\d+\.\d+|\blocalhost|\]|::|\*|\s):|\bport[ =:]+)"
+    r"(\d{2,5})\b(?![.\d])",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"\b(\d{2,5})\b(?![.:\d])")
+_ERROR_NUMBER = re.compile(r"errno[:= ]*-?\d+", re.IGNORECASE)
+_PATH = re.compile(r"/[^\s'\"():,;]+")
+
+
+def lines_on_addresses_in_use(captured: str) -> list[str]:
+    """The lines of a test's output that say of an address, whichever, that it is in use."""
+    return [line for line in captured.splitlines() if _IN_USE.search(line)]
+
+
+def is_address_in_use(raised: BaseException) -> bool:
+    """Whether it is the kernel's EADDRINUSE."""
+    return isinstance(raised, OSError) and raised.errno == errno.EADDRINUSE
+
+
+def chain_of(raised: BaseException | None) -> Iterator[BaseException]:
+    """The exception, its causes and contexts, and the members of groups."""
+    waiting, seen = [raised], set()
+    while waiting:
+        one = waiting.pop(0)
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__]
+            if isinstance(one, BaseExceptionGroup):
+                waiting += one.exceptions
+
+
+def frames_of(trace: TracebackType | None) -> Iterator[dict[str, Any]]:
+    """The names of each frame that an exception came through, the outermost first."""
+    while trace is not None:
+        yield trace.tb_frame.f_locals
+        trace = trace.tb_next
+
+
+def ports_in_text(lines: Iterable[str]) -> Iterator[int]:
+    """What stands in these lines where the port of an address stands."""
+    for line in lines:
+        for digits in _PORT.findall(line):
+            yield from _port(int(digits))
+
+
+def numbers_in_text(lines: Iterable[str]) -> Iterator[int]:
+    """Whatever could be a port in these lines, wherever it stands."""
+    for line in lines:
+        for digits in _NUMBER.findall(_ERROR_NUMBER.sub("", line)):
+            yield from _port(int(digits))
+
+
+def unix_sockets_in_text(lines: Iterable[str]) -> Iterator[bytes]:
+    """The paths in these lines at which there is a Unix socket."""
+    for line in lines:
+        for path in _PATH.findall(line):
+            try:
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    yield os.fsencode(path)
+            except OSError:
+                continue
+
+
+def ports_in_frames(chain: Iterable[BaseException]) -> Iterator[int]:
+    """What is called a port, or looks like an address, where an EADDRINUSE came through."""
+    for raised in chain:
+        if is_address_in_use(raised):
+            for frame in reversed(list(frames_of(raised.__traceback__))):
+                for name, value in frame.items():
+                    yield from _ports_in_value(name, value)
+
+
+def numbers_in_frames(
+    chain: Iterable[BaseException], arguments: Mapping[str, object]
+) -> Iterator[int]:
+    """Whatever could be a port in the test's arguments and in the frames, under any name."""
+    for names in (arguments, *(frame for one in chain for frame in frames_of(one.__traceback__))):
+        for value in names.values():
+            yield from _port(value)
+
+
+def reservations_in_frames(
+    chain: Iterable[BaseException], arguments: Mapping[str, object]
+) -> "Iterator[Reservation]":
+    """The reservations that the test has, also those that are released by now."""
+    if "ephemport._reservation" not in sys.modules:
+        return
+    from ephemport._reservation import Reservation, ReservationGroup
+
+    for names in (arguments, *(frame for one in chain for frame in frames_of(one.__traceback__))):
+        for name, value in names.items():
+            parts: Iterable[object] = (value,)
+            if isinstance(value, ReservationGroup) or type(value) in (list, tuple):
+                parts = value
+            elif type(value) is dict:
+                parts = value.values()
+            elif name == "self":
+                parts = getattr(value, "__dict__", {}).values()
+            yield from (part for part in list(parts) if isinstance(part, Reservation))
+
+
+def _ports_in_value(name: str, value: object) -> Iterator[int]:
+    if isinstance(value, int) and "port" in name.lower():
+        yield from _port(value)
+    elif isinstance(value, tuple) and len(value) in (2, 4) and isinstance(value[0], str):
+        yield from _port(value[1])
+    elif name == "self":
+        # socketserver, http.server and their like keep what they bind.
+        for attribute in ("server_address", "address", "port", "_port"):
+            yield from _ports_in_value("port", getattr(value, attribute, None))
+
+
+def _port(value: object) -> Iterator[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
+        yield value
