@@ -38,6 +38,9 @@ __all__ = [
 
 _ALLOCATOR = "ephemport._allocator"
 LEAKS = ("warn", "error", "ignore")
+# Those of the documented checklist. Registered unasked they would hide typos of other suites' own
+# markers under --strict-markers.
+_MARKERS = ("slow: takes long", "integration: needs more than the code under test")
 
 pytest_plugins = [
     "ephemport.pytest_plugin.failure_report",
@@ -59,11 +62,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "what to do when a test's number still has a listener at teardown: warn, error or ignore",
         default="warn",
     )
+    parser.addini(
+        "ephemport_markers",
+        "register the markers of the documented checklist, slow and integration",
+        type="bool",
+        default=False,
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in ("slow: takes long", "integration: needs more than the code under test"):
-        config.addinivalue_line("markers", marker)
+    if config.getini("ephemport_markers"):
+        for marker in _MARKERS:
+            config.addinivalue_line("markers", marker)
     leaks = config.getini("ephemport_leaks")
     if leaks not in LEAKS:
         raise pytest.UsageError(

@@ -99,16 +99,26 @@ def test_the_header_with_many_workers(suite: Suite) -> None:
     assert told.startswith("mode ephemeral, worker slots gw0 0, gw1 1, gw2 2, gw3 3, ..., range ")
 
 
-def test_the_markers_are_registered(suite: Suite) -> None:
-    suite.write(
-        """
+MARKED = """
         import pytest
         pytestmark = pytest.mark.integration
         @pytest.mark.slow
         def test_slow(): pass
         def test_quick(): pass
         """
-    )
+
+
+def test_the_markers_are_not_registered_unasked(suite: Suite) -> None:
+    suite.write(MARKED)
+    run = suite.run()
+    assert run.status != 0
+    assert "'integration' not found in `markers` configuration option" in run.output
+    assert "mark.slow" not in suite.run("--markers").output
+
+
+def test_the_markers_of_the_checklist_are_registered_where_wanted(suite: Suite) -> None:
+    suite.ini("ephemport_markers = true")
+    suite.write(MARKED)
     suite.run("-m", "integration").passed(2)
     run = suite.run("-m", "not slow")
     assert run.outcomes == {"passed": 1}
@@ -120,5 +130,5 @@ def test_the_markers_are_registered(suite: Suite) -> None:
 
 def test_the_help_names_the_options(suite: Suite) -> None:
     text = suite.run("--help").output
-    for name in ("--ephemport-mode", "ephemport_mode", "ephemport_leaks"):
+    for name in ("--ephemport-mode", "ephemport_mode", "ephemport_leaks", "ephemport_markers"):
         assert name in text
