@@ -1,13 +1,14 @@
 """The mark: what it costs, what it shows, where it goes."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from ephemport._looking import mark as _mark
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python
 from tests.core.helpers import eventually, in_child
 
 
@@ -99,3 +100,20 @@ def test_fork_inherits_it_and_a_long_test_is_cut(marked: None) -> None:
     mark = _mark.mark_of(os.getpid())
     assert mark is not None
     assert mark.test is None
+
+
+def test_nothing_but_what_is_displayed_depends_on_the_mark() -> None:
+    package = ROOT / "ephemport"
+    # What asks for a mark, for what is told from it, and for the answer.
+    allowed = {
+        r"\bmark_of\b": {"_looking/mark.py", "_looking/recognition.py"},
+        r"\bRecognizer\b": {"_looking/recognition.py", "_looking/diagnosis.py"},
+        r"\.ephemport\b(?! import)": {"_looking/diagnosis.py", "_serving/hints.py", "cli/ls.py"},
+    }
+    for pattern, files in allowed.items():
+        asking = {
+            str(path.relative_to(package))
+            for path in package.rglob("*.py")
+            if re.search(pattern, re.sub(r"^ *(from|import) .*", "", path.read_text(), flags=re.M))
+        }
+        assert asking <= files, pattern
