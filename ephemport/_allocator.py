@@ -5,9 +5,9 @@ import os
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import index
 from typing import Any, SupportsIndex
 
+from ephemport._arguments import shown, whole
 from ephemport._holding.block import EndsWithBlock
 from ephemport._holding.mode import mode_named
 from ephemport._holding.ranges import CATEGORIES, category_named, current_worker, worker_range
@@ -67,8 +67,9 @@ class PortAllocator(EndsWithBlock):
 
     def release_port(self, port: SupportsIndex) -> None:
         """Let `port` go; of no effect for a number that is not allocated."""
+        key = whole(port, "port must be an int or a Reservation")
         with lock:
-            reservation = self._reservations.pop(index(port), None)
+            reservation = self._reservations.pop(key, None)
             if reservation is not None:
                 reservation.release()
 
@@ -101,10 +102,11 @@ class PortAllocator(EndsWithBlock):
 
     def reservation(self, port: SupportsIndex) -> Reservation:
         """The reservation behind an allocated number. KeyError for one that is not allocated."""
+        key = whole(port, "port must be an int or a Reservation")
         with lock:
-            found = self._reservations.get(index(port))
+            found = self._reservations.get(key)
         if found is None or found.released:
-            raise KeyError(f"port {index(port)} is not allocated; it was released, or never was")
+            raise KeyError(f"port {shown(key)} is not allocated; it was released, or never was")
         return found
 
     @property

@@ -23,10 +23,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import SupportsIndex
 
+from ephemport._arguments import PORTS, checked_port
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
 from ephemport._kernel.processes import descendants
-from ephemport._looking.listeners import checked_port, listeners
+from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
 
 PREFIX = "EPHEMPORT_PORT_"
@@ -92,8 +93,8 @@ class PortMap(Mapping[int, int]):
             text = value.decode("ascii", "backslashreplace")
         elif isinstance(value, str):
             text = str.__str__(value)  # a member of an enumeration, too
-        elif isinstance(value, int):
-            text = str(value)
+        elif isinstance(value, int) and 0 < value < PORTS:
+            text = str(int(value))
         else:
             return None
         shown = _DIGITS.sub(lambda match: written.get(match[0], match[0]), text)

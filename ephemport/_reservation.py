@@ -2,20 +2,21 @@
 
 import socket
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
+from ephemport._arguments import checked_count, shown
 from ephemport._errors import ReservationReleased
 from ephemport._holding.block import EndsWithBlock
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.hold import Hold
 from ephemport._holding.host import make_url
-from ephemport._holding.request import Request, checked_count
+from ephemport._holding.request import Request
 from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
 from ephemport._looking.listeners import Listener
-from ephemport._serving.activation import Argument
+from ephemport._serving.activation import Argument, Text
 from ephemport._serving.start import (
     Handed,
     filled,
@@ -42,9 +43,15 @@ class Reservation(EndsWithBlock):
     __slots__ = ("__weakref__", "_hold", "_offer", "handoff", "host", "port", "protocol")
 
     def __init__(self, hold: Hold, host: str, protocol: str, handoff: str) -> None:
+        try:
+            self.port = hold.port
+        except AttributeError:
+            raise TypeError(
+                f"a reservation is not made by hand, of {shown(hold)}: write reserve(), "
+                "reserve(port=8080) or reserve_many(3)"
+            ) from None
         self._hold = hold
         self._offer: Offer | None = None
-        self.port = hold.port
         self.host = host
         self.protocol = protocol
         self.handoff = handoff
@@ -99,14 +106,16 @@ class Reservation(EndsWithBlock):
 
     def popen(
         self,
-        args: Argument | Sequence[Argument],
+        args: Text | Sequence[Argument],
         activate: bool = False,
         assist: bool = False,
         **kwargs: Any,
     ) -> "subprocess.Popen[Any]":
         """Start a server: `subprocess.Popen(args, **kwargs)`, with its number filled in.
 
-        `{port}`, `{host}` and `{url}` in the arguments are replaced (`{{` and `}}` are literal).
+        args: the program and its arguments: strings, bytes, paths, or ints and reservations, which
+            stand for their port. `{port}`, `{host}` and `{url}` in strings are replaced (`{{` and
+            `}}` are literal).
         activate: pass the listening sockets as descriptors 3, 4, ... with LISTEN_FDS, LISTEN_PID
             and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs, and
             so `wait_listening()` has nothing to wait for.
@@ -165,7 +174,11 @@ class Reservation(EndsWithBlock):
         )
 
     def __del__(self) -> None:
-        if self._hold.sockets:
+        try:
+            forgotten = self._hold.sockets
+        except AttributeError:  # made by hand, and refused
+            return
+        if forgotten:
             warnings.warn(f"unreleased {self!r}", ResourceWarning, stacklevel=1, source=self)
             self.release()
 
@@ -174,7 +187,7 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
     """Several reservations that end together. Made by `reserve_many()`."""
 
     def __init__(self, reservations: Iterable[Reservation]) -> None:
-        self._reservations = tuple(reservations)
+        self._reservations = tuple(_checked_reservations(reservations))
 
     @property
     def ports(self) -> list[int]:
@@ -195,7 +208,7 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
 
     def popen(
         self,
-        args: Argument | Sequence[Argument],
+        args: Text | Sequence[Argument],
         activate: bool = False,
         assist: bool = False,
         **kwargs: Any,
@@ -219,6 +232,15 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
 
     def __repr__(self) -> str:
         return f"<ReservationGroup {list(self._reservations)!r}>"
+
+
+def _checked_reservations(reservations: Iterable[Reservation]) -> Iterator[Reservation]:
+    if not isinstance(reservations, Iterable):
+        raise TypeError(f"a group is made of reservations, not of {shown(reservations)}")
+    for one in reservations:
+        if not isinstance(one, Reservation):
+            raise TypeError(f"a group is made of reservations, not of {shown(one)}")
+        yield one
 
 
 # What reserve() asks for without arguments: to check it every time costs a tenth of a hold.
@@ -311,7 +333,7 @@ def reserve_many_from(
 
 def start_server(
     reservations: Sequence[Reservation],
-    command: Argument | Sequence[Argument],
+    command: Text | Sequence[Text],
     *,
     names: Sequence[str] | None = None,
     activate: bool = False,
@@ -334,7 +356,7 @@ def start_server(
 
 def _popen(
     reservations: Sequence[Reservation],
-    args: Argument | Sequence[Argument],
+    args: Text | Sequence[Argument],
     activate: bool,
     assist: bool,
     kwargs: dict[str, Any],

@@ -7,6 +7,7 @@ reservation is returned. `lets_in()` says which servers the hold lets in then.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ephemport._arguments import shown
 from ephemport._holding.hold import Hold, shadow_addresses
 from ephemport._holding.host import Endpoint, endpoint
 from ephemport._looking.recognition import HoldKind
@@ -79,7 +80,7 @@ def handoff_named(name: str) -> Handoff:
     """The hand-off of that name. Raises ValueError, with the known ones, where there is none."""
     found = HANDOFFS.get(name) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"unknown handoff {name!r}; known are {', '.join(HANDOFFS)}")
+        raise ValueError(f"unknown handoff {shown(name)}; known are {', '.join(HANDOFFS)}")
     return found
 
 

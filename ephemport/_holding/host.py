@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ephemport._arguments import shown, text
 from ephemport._kernel.fork import lock
 
 # Kept from the start: tests patch socket.socket, and want their numbers all the same.
@@ -42,16 +43,19 @@ def endpoint(host: str) -> Endpoint:
 
     Raises TypeError for what is no string, ValueError for what is no address of this machine.
     """
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a string such as '127.0.0.1', not {host!r}")
+    text(host, "host must be a string such as '127.0.0.1'")
     if host in CERTAIN_HOSTS:
         return Endpoint(socket.AF_INET, "127.0.0.1" if host == "localhost" else host)
     if not host:
         raise ValueError("host is empty; for every address write '0.0.0.0' or '::'")
+    if "\0" in host:  # getaddrinfo() would stop reading there
+        raise ValueError(f"host {shown(host)} is no address: it contains a NUL")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"host {host!r} is no address and cannot be looked up: {error}") from None
+        raise ValueError(
+            f"host {shown(host)} is no address and cannot be looked up: {error}"
+        ) from None
     candidates = [_from_addrinfo(family, sockaddr) for family, _, _, _, sockaddr in found]
     for candidate in candidates:
         if is_of_this_machine(candidate):
@@ -76,7 +80,7 @@ def is_of_this_machine(candidate: Endpoint) -> bool:
 
 
 def _stranger(host: str, candidates: Sequence[Endpoint]) -> str:
-    message = f"host {host!r} is no address of this machine"
+    message = f"host {shown(host)} is no address of this machine"
     if any(candidate.address in ("::1", "::") for candidate in candidates):
         return f"{message}: IPv6 is switched off here (net.ipv6.conf.all.disable_ipv6)"
     addresses = ", ".join(sorted({candidate.address for candidate in candidates}))
@@ -92,6 +96,8 @@ def bracketed(host: str) -> str:
 
 def make_url(scheme: str, host: str, port: int, path: str = "") -> str:
     """`scheme://host:port/path`, with a slash put before a path that has none."""
+    for one in (scheme, host, path):
+        text(one, "what a URL is made of must be strings")
     if path and not path.startswith(("/", "?", "#")):
         path = f"/{path}"
     return f"{scheme}://{bracketed(host)}:{port}{path}"

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
 
+from ephemport._arguments import checked_path
 from ephemport._errors import EphemportError, PortUnavailable
 
 # All that a file of ours says: nothing may stand before it, between it or behind it.
@@ -110,7 +111,7 @@ class LockFolder:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         chosen = path or os.environ.get("EPHEMPORT_LOCK_DIR")
         default = Path(tempfile.gettempdir(), f"ephemport-{os.geteuid()}")
-        self.path = (Path(chosen) if chosen else default).absolute()
+        self.path = Path(checked_path(chosen or default, "lock_dir")).absolute()
         self._made = set() if chosen else {self.path, *self.path.parents}
         self._make({self.path, *self.path.parents})
         self.sweep()

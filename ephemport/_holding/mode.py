@@ -2,6 +2,7 @@
 
 import os
 
+from ephemport._arguments import shown
 from ephemport._holding.sources import modes
 
 _chosen: str | None = None
@@ -25,9 +26,9 @@ def mode_named(mode: str | None = None) -> str:
     given = mode if mode is not None else _chosen
     asked = given if given is not None else os.environ.get("EPHEMPORT_MODE") or "ephemeral"
     if not isinstance(asked, str):
-        raise TypeError(f"mode must be a string, not {asked!r}")
+        raise TypeError(f"mode must be a string, not {shown(asked)}")
     name, colon, _ = asked.partition(":")
     if name not in modes() or (colon and name != "portserver"):
         origin = " (from the environment's EPHEMPORT_MODE)" if given is None else ""
-        raise ValueError(f"unknown mode {asked!r}{origin}; known are {', '.join(modes())}")
+        raise ValueError(f"unknown mode {shown(asked)}{origin}; known are {', '.join(modes())}")
     return asked

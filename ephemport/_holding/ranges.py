@@ -5,6 +5,8 @@ import re
 import zlib
 from typing import NamedTuple
 
+from ephemport._arguments import shown
+
 NUMBERS_PER_SLOT = 100
 # A category has 1,000 numbers; from gw10 on workers share slots and the holds keep them apart.
 SLOTS = 10
@@ -42,7 +44,7 @@ def worker_slot(worker_id: str | None = None) -> int:
     worker = current_worker(worker_id)
     if worker == "master":
         return 0
-    numbered = re.fullmatch(r"gw(\d+)", worker)
+    numbered = re.fullmatch(r"gw(\d{1,9})", worker)
     number = int(numbered[1]) if numbered else zlib.crc32(worker.encode())
     return number % SLOTS
 
@@ -50,7 +52,7 @@ def worker_slot(worker_id: str | None = None) -> int:
 def current_worker(worker_id: str | None = None) -> str:
     """`worker_id` if given, else this process's id as an xdist worker, else "master"."""
     if worker_id is not None and not isinstance(worker_id, str):
-        raise TypeError(f"worker_id must be a string such as 'gw0', not {worker_id!r}")
+        raise TypeError(f"worker_id must be a string such as 'gw0', not {shown(worker_id)}")
     return worker_id or os.environ.get("PYTEST_XDIST_WORKER") or "master"
 
 
@@ -58,5 +60,5 @@ def category_named(category: str) -> Category:
     """The category of that name. Raises ValueError with the known ones."""
     found = CATEGORIES.get(category) if isinstance(category, str) else None
     if found is None:
-        raise ValueError(f"unknown category {category!r}; known are {', '.join(CATEGORIES)}")
+        raise ValueError(f"unknown category {shown(category)}; known are {', '.join(CATEGORIES)}")
     return found

@@ -6,9 +6,9 @@ import resource
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
+from ephemport._arguments import PORTS, at_most, port_or_any, shown
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
 from ephemport._holding.hold import TAKEN, Hold
@@ -68,13 +68,13 @@ class Request:
 
     def _prefer(self, port: SupportsIndex | Iterable[SupportsIndex]) -> None:
         if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
-            self.wanted = tuple(_checked_number(one, "port") for one in port)
+            self.wanted = tuple(_ports(port, "port"))
             if ANY in self.wanted[:-1]:
                 raise ValueError("0 means any number, so it can only be the last of port=")
             if not self.wanted:
                 raise ValueError("port is empty: no number could ever be reserved; 0 means any")
         else:
-            number = _checked_number(port, "port")
+            number = port_or_any(port, "port")
             self.lone = number != ANY
             self.wanted = (number,)
         for number in self.wanted if self.lone else ():
@@ -283,19 +283,6 @@ def _close_all(holds: list[Hold]) -> None:
     holds.clear()
 
 
-def checked_count(count: SupportsIndex) -> int:
-    """`count` as an int; TypeError or ValueError for what is no number of things."""
-    if isinstance(count, bool):
-        raise TypeError(f"count must be an int, not {count!r}")
-    try:
-        number = index(count)
-    except TypeError:
-        raise TypeError(f"count must be an int, not {count!r}") from None
-    if number < 0:
-        raise ValueError(f"count must not be negative, and is {number}")
-    return number
-
-
 def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
     """The error for a port that was asked for by name, with who has it where that is known."""
     # What only errors need is imported with the first one.
@@ -359,20 +346,14 @@ def _exhausted(error: OSError, protocol: str | None = None) -> Exception:
 
 def _excluded(exclude: Iterable[SupportsIndex]) -> frozenset[int]:
     if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
-        raise TypeError(f"exclude must be an iterable of ints, not {exclude!r}")
-    return frozenset(_checked_number(one, "exclude") for one in exclude)
+        raise TypeError(f"exclude must be an iterable of ints, not {shown(exclude)}")
+    return frozenset(_ports(exclude, "exclude"))
 
 
-def _checked_number(value: object, argument: str) -> int:
-    # Asking for a protocol takes 5 us, and whole ranges get excluded: plain ints go first.
-    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
-        raise TypeError(f"{argument} takes an int or an iterable of ints, not {value!r}")
-    number = index(value)
-    if not 0 <= number < 65536:
-        raise ValueError(f"{argument}={number} is no port: ports are 1 to 65535 (0: any)")
-    return number
+def _ports(values: Iterable[SupportsIndex], argument: str) -> Iterator[int]:
+    return (port_or_any(one, argument) for one in at_most(values, PORTS, argument))
 
 
 def _listed(numbers: Collection[int]) -> str:
-    shown = ", ".join(str(number) for number in list(numbers)[:5])
-    return f"{shown}, ... ({len(numbers)} numbers)" if len(numbers) > 5 else shown
+    first = ", ".join(str(number) for number in list(numbers)[:5])
+    return f"{first}, ... ({len(numbers)} numbers)" if len(numbers) > 5 else first

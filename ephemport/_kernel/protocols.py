@@ -2,6 +2,8 @@
 
 from socket import SOCK_DGRAM, SOCK_STREAM
 
+from ephemport._arguments import shown
+
 # "both" is the same port on both.
 PARTS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("tcp", "udp")}
 KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK_DGRAM)}
@@ -10,4 +12,4 @@ KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK
 def check_protocol(protocol: str) -> None:
     """Raise ValueError, with the known ones, unless `protocol` is "tcp", "udp" or "both"."""
     if not isinstance(protocol, str) or protocol not in PARTS:
-        raise ValueError(f"unknown protocol {protocol!r}; known are {', '.join(PARTS)}")
+        raise ValueError(f"unknown protocol {shown(protocol)}; known are {', '.join(PARTS)}")

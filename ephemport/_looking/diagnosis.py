@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
+from ephemport._arguments import checked_port
 from ephemport._kernel.networks import Network, inside, other_networks
 from ephemport._kernel.processes import age, command_line, container, descriptors, pids
 from ephemport._kernel.protocols import PARTS, check_protocol
@@ -17,7 +18,7 @@ from ephemport._kernel.sockets import (
     read_proc_net,
     read_sockets,
 )
-from ephemport._looking.listeners import checked_port, owner_in_words, place
+from ephemport._looking.listeners import owner_in_words, place
 from ephemport._looking.recognition import HoldKind, Recognized, Recognizer, is_udp_hold
 from ephemport._looking.trial import Trials, in_words, try_binds
 

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Collection, Sequence
-from operator import index
 from typing import NamedTuple, SupportsIndex
 
+from ephemport._arguments import checked_port
 from ephemport._kernel.processes import command_line, descendants, owners
 from ephemport._kernel.sockets import SocketRecord, State, read_sockets
 from ephemport._looking.recognition import is_udp_hold
@@ -89,19 +89,6 @@ def owners_of(records: Collection[SocketRecord]) -> dict[int, list[int]]:
     return ours or owners(inodes)
 
 
-def checked_port(port: SupportsIndex) -> int:
-    """`port`, an int or a Reservation, as a plain int.
-
-    Raises TypeError or ValueError for what is no port.
-    """
-    if isinstance(port, bool) or not isinstance(port, SupportsIndex):
-        raise TypeError(f"port must be an int or a Reservation, not {port!r}")
-    number = index(port)
-    if not 0 < number < 65536:
-        raise ValueError(f"{number} is no port: ports are 1 to 65535")
-    return number
-
-
 def _maybe(port: SupportsIndex | None) -> int | None:
     return None if port is None else checked_port(port)
 
@@ -128,10 +115,13 @@ def owner_in_words(pid: int | None, uid: int, command: str | None) -> str:
         )
     if pid == os.getpid():
         return f"this process (pid {pid})"
-    told = one_line(command or "command line unknown")
-    if len(told) > _LONGEST_COMMAND:
-        told = f"{told[:_LONGEST_COMMAND]}..."
-    return f"pid {pid} ({told})"
+    return f"pid {pid} ({command_in_words(command or 'command line unknown')})"
+
+
+def command_in_words(command: str) -> str:
+    """A command line as messages show it: one line, cut where nobody would read on."""
+    told = one_line(command)
+    return told if len(told) <= _LONGEST_COMMAND else f"{told[:_LONGEST_COMMAND]}..."
 
 
 def unknown_owner(uid: int) -> str:

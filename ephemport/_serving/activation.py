@@ -8,10 +8,13 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, SupportsIndex
 
-Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+from ephemport._arguments import shown, whole
+
+Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Argument = Text | SupportsIndex
 
 # sd_listen_fds(3): the first descriptor that is passed.
 _FIRST = 3
@@ -38,15 +41,19 @@ except OSError as error:
 
 
 def activated(
-    command: Argument | Sequence[Argument],
+    command: Text | Sequence[Text],
     passed: Sequence[socket.socket],
     names: Sequence[str],
     kwargs: dict[str, Any],
-) -> tuple[list[Argument], dict[str, Any]]:
+) -> tuple[list[Text], dict[str, Any]]:
     """The command behind the program that puts the sockets where socket activation wants them."""
     import shutil
 
-    clash = [fd for fd in kwargs.get("pass_fds", ()) if fd < _FIRST + len(passed)]
+    given_fds = kwargs.get("pass_fds", ())
+    if not isinstance(given_fds, Collection):
+        raise TypeError(f"pass_fds must be a sequence of descriptors, not {shown(given_fds)}")
+    own_fds = [whole(fd, "each of pass_fds must be a descriptor") for fd in given_fds]
+    clash = [fd for fd in own_fds if fd < _FIRST + len(passed)]
     if clash:
         raise ValueError(
             f"pass_fds has {clash}, and with activate=True the descriptors {_FIRST} to "
@@ -71,7 +78,7 @@ def activated(
     return [*_between(moves), *command[:1], program, *command[1:]], {
         **kwargs,
         "env": environment,
-        "pass_fds": (*kwargs.get("pass_fds", ()), *moves),
+        "pass_fds": (*own_fds, *moves),
     }
 
 
@@ -87,7 +94,7 @@ def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.soc
     return moved
 
 
-def _between(moves: Mapping[int, int]) -> list[Argument]:
+def _between(moves: Mapping[int, int]) -> list[Text]:
     """A program that moves descriptors, says its pid in LISTEN_PID and becomes the next one."""
     import shutil
 

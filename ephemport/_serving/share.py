@@ -10,6 +10,7 @@ import array
 import hmac
 import json
 import os
+import re
 import secrets
 import socket
 import struct
@@ -17,10 +18,12 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from ephemport._arguments import shown, text
 from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold, adopt_sockets
 
 _PREFIX = "ephemport-share"
+_TOKEN = re.compile(rf"{_PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})")
 # An adopter that says nothing for so long has gone wrong.
 _PATIENCE = 10.0
 _MOST_SOCKETS = 2
@@ -99,12 +102,10 @@ class Offer:
 
 def adopt(token: str) -> tuple[Hold, dict[str, Any]]:
     """The hold behind `token`, and the terms it was shared under. EphemportError if refused."""
-    if not isinstance(token, str):
-        raise TypeError(f"a token is a string, as share() returns it, not {token!r}")
-    prefix, _, rest = token.partition(":")
-    name, _, secret = rest.partition(":")
-    if prefix != _PREFIX or not name or not secret:
-        raise ValueError(f"{token!r} is no token of share()")
+    made_of = _TOKEN.fullmatch(text(token, "a token is a string, as share() returns it"))
+    if made_of is None:
+        raise ValueError(f"{shown(token)} is no token of share()")
+    name, secret = made_of.groups()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(_PATIENCE)
         try:

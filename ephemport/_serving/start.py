@@ -7,15 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ephemport._arguments import at_most, shown, whole
 from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold
 from ephemport._holding.host import endpoint, make_url
 from ephemport._holding.request import unavailable
-from ephemport._serving.activation import Argument, activated, out_of_the_way
+from ephemport._serving.activation import Argument, Text, activated, out_of_the_way
 from ephemport._serving.placeholders import fill
 
 if TYPE_CHECKING:
     import subprocess
+
+
+# Far more than the kernel takes (E2BIG in execve(2)).
+_MOST_ARGUMENTS = 1_000_000
 
 
 class Handed(NamedTuple):
@@ -32,6 +37,9 @@ def listening_sockets(handed: Handed, backlog: int | None = None) -> list[socket
 
     Raises PortUnavailable when something listens there already.
     """
+    if backlog is not None:
+        # The kernel has a limit of its own; only what is no C int would be refused.
+        backlog = min(max(whole(backlog, "backlog must be an int or None"), 0), 2**31 - 1)
     where = endpoint(handed.host)
     sockets: list[socket.socket] = []
     try:
@@ -63,7 +71,7 @@ def placeholders(handed: Sequence[Handed]) -> dict[str, str]:
 
 def start(
     handed: Sequence[Handed],
-    command: Argument | Sequence[Argument],
+    command: Text | Sequence[Text],
     *,
     activate: bool,
     assist: bool,
@@ -105,15 +113,30 @@ def start(
             ) from error
 
 
-def filled(
-    args: Argument | Sequence[Argument], values: Mapping[str, str]
-) -> Argument | list[Argument]:
-    """The arguments of a command with their placeholders filled in."""
-    if isinstance(args, str):
-        return fill(args, values)
-    if isinstance(args, (bytes, os.PathLike)):
-        return args
-    return [fill(one, values) if isinstance(one, str) else one for one in args]
+def filled(args: Text | Iterable[Argument], values: Mapping[str, str]) -> Text | list[Text]:
+    """The arguments of a command with their placeholders filled in, and ints as text.
+
+    Raises TypeError and ValueError for what is no command, before anything is started.
+    """
+    if isinstance(args, (str, bytes, os.PathLike)):
+        return _filled_one(args, values)
+    if not isinstance(args, Iterable):
+        raise TypeError(f"args must be a sequence of strings, not {shown(args)}")
+    command = [_filled_one(one, values) for one in at_most(args, _MOST_ARGUMENTS, "args")]
+    if not command:
+        raise ValueError("args is empty: its first item is the program to start")
+    return command
+
+
+def _filled_one(argument: Argument, values: Mapping[str, str]) -> Text:
+    if isinstance(argument, str):
+        return fill(argument, values)
+    if isinstance(argument, (bytes, os.PathLike)):
+        return argument
+    number = whole(argument, "each of args must be a string, bytes, a path or an int")
+    if abs(number) >= 2**64:
+        raise ValueError(f"an int of args is longer than 64 bits: {shown(number)}; write a string")
+    return str(number)
 
 
 def _names(handed: Handed) -> Iterable[str]:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-from ephemport._errors import ServerExited, TakeoverTimeout, WrongListener
+from ephemport._arguments import checked_pid, checked_port, seconds
+from ephemport._errors import EphemportError, ServerExited, TakeoverTimeout, WrongListener
 from ephemport._holding.hold import live_inodes
 from ephemport._holding.host import endpoint
 from ephemport._kernel.lookup import Lookup
@@ -18,7 +19,7 @@ from ephemport._kernel.protocols import PARTS
 from ephemport._kernel.sockets import SocketRecord
 from ephemport._looking.listeners import (
     Listener,
-    checked_port,
+    command_in_words,
     listener_of,
     listening_records,
     owners_of,
@@ -110,14 +111,10 @@ class _Watch:
     def __init__(
         self, port: SupportsIndex, timeout: float, process: ProcessLike | int | None
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be a number of seconds from 0 up, and is {timeout!r}")
+        self._timeout = seconds(timeout, "timeout")
         self._port = checked_port(port)
         self._protocol: str = getattr(port, "protocol", "tcp")
         self._protocols = PARTS[self._protocol]
-        self._timeout = timeout
         self._waited_for = port
         self._process = process
         self._pid = _pid_of(process)
@@ -126,16 +123,16 @@ class _Watch:
         self._cost = 0.0
         # A UDP hold receives, too, as far as the kernel is concerned.
         self._holds = live_inodes() if "udp" in self._protocols else set()
+        self._addresses = _addresses(port)
         self._lookups: dict[str, Lookup] = {}
-        with suppress(OSError):
-            for one in self._protocols:
-                self._lookups[one] = Lookup(one, self._port, _addresses(port))
         self._pidfd: int | None = None
         if self._pid is not None and getattr(process, "returncode", None) is None:
-            with suppress(ProcessLookupError):
-                self._pidfd = os.pidfd_open(self._pid)
+            self._pidfd = _pidfd_of(self._pid)
 
     def __enter__(self) -> "_Watch":
+        with suppress(OSError):
+            for one in self._protocols:
+                self._lookups[one] = Lookup(one, self._port, self._addresses)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -333,13 +330,10 @@ class _Watch:
 
     def _name(self) -> str:
         assert self._pid is not None
-        arguments = getattr(self._process, "args", None)
-        command: str | None
-        if arguments is not None:
-            command = arguments if isinstance(arguments, str) else " ".join(map(str, arguments))
-        else:
-            command = command_line(self._pid) if is_running(self._pid) else None
-        return f"pid {self._pid}" + (f" ({command})" if command else "")
+        command = _as_text(getattr(self._process, "args", None))
+        if command is None and is_running(self._pid):
+            command = command_line(self._pid)
+        return f"pid {self._pid}" + (f" ({command_in_words(command)})" if command else "")
 
 
 def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
@@ -355,15 +349,32 @@ def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
     return [(where.family, loopback if where.is_wildcard else where.address)]
 
 
+def _as_text(args: object) -> str | None:
+    """A Popen's `args` in one line; None for what are no arguments."""
+    if isinstance(args, (str, bytes, os.PathLike)):
+        return os.fsdecode(args)
+    if isinstance(args, (list, tuple)):
+        return " ".join(_as_text(one) or str(one) for one in args)
+    return None
+
+
 def _pid_of(process: ProcessLike | int | None) -> int | None:
     if process is None:
         return None
-    pid = getattr(process, "pid", process)
-    if isinstance(pid, bool) or not isinstance(pid, int):
-        raise TypeError(f"process must be a Popen, a Process or a pid, not {process!r}")
-    if pid <= 0:
-        raise ValueError(f"process must be the id of a process, and is {pid}")
-    return pid
+    return checked_pid(
+        getattr(process, "pid", process), "process must be a Popen, a Process or a pid"
+    )
+
+
+def _pidfd_of(pid: int) -> int | None:
+    """A descriptor that says when the process ends; None if it has."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        # EINVAL: the id of a thread.
+        raise EphemportError(f"cannot watch process {pid}: {error.strerror}") from error
 
 
 def _async_sleep() -> Callable[[float], Awaitable[None]]:

@@ -11,9 +11,10 @@ from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
+from ephemport._arguments import checked_count
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.mode import mode_named
-from ephemport._holding.request import Request, checked_count
+from ephemport._holding.request import Request
 from ephemport._kernel.protocols import PARTS
 from ephemport.cli import numbers
 

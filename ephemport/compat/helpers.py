@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import SupportsIndex
 
 from ephemport._allocator import PortAllocator, get_port_allocator
+from ephemport._arguments import checked_port, shown
 from ephemport._holding.block import EndsWithBlock
 from ephemport._holding.host import make_url
-from ephemport._looking.listeners import checked_port
 
 
 def make_server_url(port: SupportsIndex, host: str = "127.0.0.1", protocol: str = "ws") -> str:
@@ -54,7 +54,11 @@ class TestPortManager(EndsWithBlock):
     """
 
     def __init__(self, allocator: PortAllocator | None = None) -> None:
-        self._allocator = (allocator or get_port_allocator()).nested()
+        if allocator is None:
+            allocator = get_port_allocator()
+        elif not isinstance(allocator, PortAllocator):
+            raise TypeError(f"allocator must be a PortAllocator, not {shown(allocator)}")
+        self._allocator = allocator.nested()
 
     def get_port(self, category: str = "testing") -> int:
         """A held number of `category`."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from ephemport._arguments import port_or_any
 from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
 from ephemport._holding.hold import hold_number, shadow_addresses
 from ephemport._holding.host import endpoint
@@ -132,11 +133,12 @@ def is_free(port: int, kind: int, families: tuple[int, ...] = _INTERNET) -> bool
 
 def any_bound(port: int, kind: int, families: tuple[int, ...] = _INTERNET) -> int | None:
     """Bind on every address, as portpicker does, and return the number; None if that fails."""
+    port = port_or_any(port, "port")
     supported = False
     for family in families:
         try:
             sock = socket.socket(family, kind)
-        except OSError:
+        except (OSError, OverflowError):  # no kind of socket
             continue
         supported = True
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import SOCK_STREAM
 from typing import Any
 
+from ephemport._arguments import PORTS, at_most
 from ephemport._errors import EphemportError
 from ephemport._kernel.port_range import ephemeral_range
 from ephemport.dropin import _kept
@@ -54,7 +55,8 @@ def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | 
 
     Raises PortForException when none of a hundred is free.
     """
-    candidates = (available_ports() if ports is None else set(ports)) - set(exclude_ports or ())
+    wanted = available_ports() if ports is None else set(at_most(ports, PORTS, "ports"))
+    candidates = wanted - set(at_most(exclude_ports or (), PORTS, "exclude_ports"))
     tries = random.sample(sorted(candidates), min(len(candidates), _TRIES))
     if not tries:
         raise PortForException("cannot select a port: there is none to choose from")
@@ -78,7 +80,8 @@ def available_ports(
     """The ports from `low` to `high` that are no system ports, not ephemeral, not well known."""
     assigned = ephemeral_range()
     beyond = range(max(low, SYSTEM_PORT_RANGE[1]) + 1, min(high, 65536))
-    excluded = chain.from_iterable(_numbers(one) for one in exclude_ranges or ())
+    ranges = at_most(exclude_ranges or (), PORTS, "exclude_ranges")
+    excluded = chain.from_iterable(map(_numbers, ranges))
     return set(beyond).difference(assigned, _well_known(), excluded)
 
 
@@ -96,7 +99,7 @@ def _well_known() -> frozenset[int]:
 def _numbers(part: Any) -> Iterable[int]:
     if isinstance(part, tuple):
         first, last = part
-        return range(first, last + 1)
+        return range(max(first, 0), min(last + 1, PORTS))
     if isinstance(part, (set, frozenset)):
         return part
     return [int(part)]

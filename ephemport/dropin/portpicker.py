@@ -11,6 +11,7 @@ import socket
 import sys
 from typing import NoReturn
 
+from ephemport._arguments import checked_port, port_or_any, text
 from ephemport._errors import EphemportError
 from ephemport.dropin import _kept
 
@@ -39,7 +40,7 @@ class NoFreePortFoundError(Exception):
 
 def add_reserved_port(port: int) -> None:
     """Have `pick_unused_port()` return a number that was acquired by other means."""
-    _free_ports.add(port)
+    _free_ports.add(checked_port(port))
 
 
 def return_port(port: int) -> None:
@@ -92,12 +93,13 @@ def get_port_from_port_server(portserver_address: str | None, pid: int | None = 
     """A number from a portserver, held from now on; None when there is none to be had."""
     if not portserver_address:
         return None
-    if portserver_address.startswith("@"):
-        portserver_address = f"\0{portserver_address[1:]}"
+    address = text(portserver_address, "portserver_address must be a string such as '@name'")
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
     try:
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            server.connect(portserver_address)
+            server.connect(address)
             server.sendall(b"%d\n" % (os.getpid() if pid is None else pid))
             answer = server.recv(1024)
         finally:
@@ -106,7 +108,7 @@ def get_port_from_port_server(portserver_address: str | None, pid: int | None = 
         print(f"Socket error when connecting to portserver: {error}", file=sys.stderr)
         return None
     try:
-        port = int(answer.split(b"\n")[0])
+        port = port_or_any(int(answer.split(b"\n")[0]), "the portserver's answer")
     except ValueError:
         print("Portserver failed to find a port.", file=sys.stderr)
         return None
