@@ -305,13 +305,15 @@ def reserve_many(
 def adopt(token: str) -> Reservation:
     """The reservation behind a token of `Reservation.share()`, held by this process from now on.
 
-    Raises EphemportError when the token is wrong, used, dead or another user's, ValueError and
-    TypeError for what is no token.
+    token: works once, within one user and one network namespace.
+    Raises EphemportError when nobody serves the token, when its giver refuses (a wrong token,
+    another user) or hangs up, and after 10 s when it does not answer (then from a TimeoutError);
+    ValueError and TypeError for what is no token, before anything is opened.
     """
-    from ephemport._serving import share
+    from ephemport._serving import adopt as _adopt
 
-    hold, terms = share.adopt(token)
-    return Reservation(hold, terms["host"], terms["protocol"], terms["handoff"])
+    hold, terms = _adopt.adopt(token)
+    return Reservation(hold, *terms)
 
 
 def reserve_from(source: Source, request: Request) -> Reservation:

@@ -19,6 +19,7 @@ __all__ = [
     "descriptors",
     "environment",
     "is_running",
+    "is_stopped",
     "mappings",
     "open_sockets",
     "owners",
@@ -254,6 +255,12 @@ def is_running(pid: int) -> bool:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a signal (SIGSTOP, Ctrl-Z) or a debugger keeps process `pid` from running on."""
+    fields = _stat_fields(pid)
+    return fields is not None and fields[0] in (b"T", b"t")
 
 
 def _status_number(pid: int, key: bytes) -> int | None:

@@ -1,164 +1,336 @@
 """Sharing: another process of the same user gets the very socket, over an abstract Unix socket.
 
-The giver serves a token from a small thread. Whoever connects is checked (SO_PEERCRED, man 7 unix:
-the same user) and must know the token's secret; the sockets travel as SCM_RIGHTS. The giver lets
-go only when the adopter has said that it has them. Abstract sockets belong to a network namespace,
-so giver and adopter must be in the same one, as they must be for the number to mean anything.
+One small thread serves every token of this process, from the first offer to the end of the last.
+Giver and adopter send each other whole messages (SOCK_SEQPACKET, unix(7)):
+
+1. adopter: the secret of the token
+2. giver: the terms and, as SCM_RIGHTS, the sockets; or a refusal
+3. adopter: HAVE_IT
+4. giver: LET_GO; it closes its sockets and hangs up
+
+Message 4 decides: before it the giver is the holder, and stays it if the adopter gives up.
+
+The name of an abstract socket is no secret (/proc/net/unix), and any local user may connect to it.
+So other users are sent away before a word of theirs is read, and a process of this user that says
+nothing takes the place of one visitor among several. An abstract socket belongs to a network
+namespace, and so do ports: giver and adopter are in the same one.
 """
 
 import array
+import errno
 import hmac
 import json
 import os
-import re
 import secrets
+import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
-from typing import Any
 
-from ephemport._arguments import shown, text
 from ephemport._errors import EphemportError
-from ephemport._holding.hold import Hold, adopt_sockets
+from ephemport._holding.hold import Hold
+from ephemport._kernel.fork import lock
 
-_PREFIX = "ephemport-share"
-_TOKEN = re.compile(rf"{_PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})")
-# An adopter that says nothing for so long has gone wrong.
-_PATIENCE = 10.0
-_MOST_SOCKETS = 2
-_HAVE_IT = b"+"
+PREFIX = "ephemport-share"
+# A giver or an adopter that says nothing for so long, in seconds, has gone wrong.
+PATIENCE = 10.0
+HAVE_IT, LET_GO = b"+", b"."
 
-_offers: set["Offer"] = set()
+# Connections of this user at a time; one more, and the oldest that has not got the sockets goes.
+_MOST_VISITORS = 16
+# Accepted in a row, so that a flood does not keep the others waiting.
+_MOST_AT_ONCE = 64
+# How long, in seconds, a thread rests that has no descriptor left to accept with.
+_REST = 0.05
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RELEASED = "the reservation was released meanwhile"
 
 
 class Offer:
-    """One shared hold, until somebody has adopted it or it is withdrawn."""
+    """One shared hold, until somebody has adopted it or it is withdrawn.
+
+    hold: what is given away. terms: what its Reservation is made of there, beside the port.
+    Raises EphemportError when there is no descriptor or no thread left to serve with.
+    """
 
     def __init__(self, hold: Hold, terms: dict[str, str]) -> None:
         # Not the reservation: one that is lost must still be found lost.
-        self._hold = hold
-        self._terms = terms
-        self._secret = secrets.token_hex(16)
+        self.hold = hold
+        self.terms = terms
+        self.secret = secrets.token_hex(16)
         name = secrets.token_hex(16)
-        self.token = f"{_PREFIX}:{name}:{self._secret}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._socket.bind(_address(name))
-            self._socket.listen()
-        except BaseException:
-            self._socket.close()
-            raise
-        _offers.add(self)
-        threading.Thread(target=self._serve, name="ephemport-share", daemon=True).start()
+        self.token = f"{PREFIX}:{name}:{self.secret}"
+        self.listener: _Listener | None = None
+        with lock:
+            try:
+                self.listener = _Listener(name)
+                _serve_in_this_process(self)
+            except BaseException as error:
+                self.withdraw()
+                # RuntimeError: threading has none for a thread that cannot be had.
+                if isinstance(error, (OSError, RuntimeError)):
+                    reason = getattr(error, "strerror", None) or error
+                    raise EphemportError(f"cannot share port {hold.port}: {reason}") from error
+                raise
 
     def withdraw(self) -> None:
-        """Let the token die."""
-        _offers.discard(self)
-        with suppress(OSError):
-            # Closing alone would not wake the thread out of accept().
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        """Let the token die, at once. May be called often, from any thread and signal handler."""
+        # The thread drops its reference instead of closing: while we have ours, the descriptor
+        # is this socket's and nobody else's.
+        listener = self.listener
+        if listener is not None:
+            with suppress(OSError):
+                # Refuses who connects from now on, and wakes the thread, which does the rest.
+                listener.shutdown(socket.SHUT_RDWR)
 
-    def abandon(self) -> None:
-        """Drop a forked child's copy; the parent still serves."""
-        self._socket.close()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
+class _Listener(socket.socket):
+    """Where adopters of one token connect. Closed when nobody refers to it any more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.setblocking(False)
+        self.bind(address(name))
+        self.listen()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Visitor:
+    """A connection of a process of this user."""
+
+    def __init__(self, offer: Offer, connection: socket.socket, pid: int) -> None:
+        self.offer = offer
+        self.connection = connection
+        self.pid = pid
+        self.until = time.monotonic() + PATIENCE
+        self.has_sockets = False
+
+
+class _Server:
+    """Serves the offers of this process. Whatever it changes, it changes with the lock held."""
+
+    def __init__(self) -> None:
+        self._offers: list[Offer] = []
+        self._visitors: list[_Visitor] = []
+        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._used_up = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=PREFIX, daemon=True).start()
+
+    def add(self, offer: Offer) -> None:
+        self._offers.append(offer)
+        os.eventfd_write(self._news, 1)
+
+    def close(self) -> None:
+        """Close every descriptor, and shut down nothing: in a forked child the parent serves on."""
+        for offer in self._offers:
+            if offer.listener is not None:
+                offer.listener.close()
+        for visitor in self._visitors:
+            visitor.connection.close()
+        os.close(self._news)
+
+    def _run(self) -> None:
+        global _server
+        serving = True
+        while serving:
+            ready = self._wait()
+            with lock:
+                serving = False
+                try:
+                    self._serve(ready)
+                    serving = bool(self._offers)
+                finally:
+                    if not serving:
+                        self.close()
+                        _server = None
+
+    def _wait(self) -> dict[int, int]:
+        """What happens next: descriptor -> poll(2)'s events. Empty when some time is up."""
+        poll = select.poll()
+        poll.register(self._news, select.POLLIN)
+        for offer in [*self._offers]:
+            if offer.listener is not None:
+                # 0: whoever cannot be accepted would be reported without end; POLLHUP still is.
+                poll.register(offer.listener, 0 if self._used_up else select.POLLIN)
+        for visitor in self._visitors:
+            poll.register(visitor.connection, select.POLLIN)
+        untils = [visitor.until for visitor in self._visitors]
+        if self._used_up:
+            untils.append(time.monotonic() + _REST)
+        left = max(min(untils) - time.monotonic(), 0) if untils else None
+        # One more: poll() takes whole milliseconds and must not come back too early.
+        ready = poll.poll(None if left is None else left * 1000 + 1)
+        self._used_up = False
+        return dict(ready)
+
+    def _serve(self, ready: dict[int, int]) -> None:
+        if self._news in ready:
+            os.eventfd_read(self._news)
+        now = time.monotonic()
+        # Who has said something is heard, even when its time is up: it may have said HAVE_IT.
+        for visitor in [*self._visitors]:
+            if visitor in self._visitors:
+                if visitor.connection.fileno() in ready:
+                    self._hear(visitor)
+                elif now >= visitor.until:
+                    self._dismiss(visitor)
+        for offer in [*self._offers]:
+            if offer.listener is not None:
+                events = ready.get(offer.listener.fileno(), 0)
+                if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                    self._end(offer, _RELEASED)
+                elif events:
+                    self._accept(offer)
+
+    def _accept(self, offer: Offer) -> None:
+        for _ in range(_MOST_AT_ONCE):
+            # Who is heard may end the offer.
+            if offer.listener is None:
                 return
-            with connection, suppress(OSError):
-                connection.settimeout(_PATIENCE)
-                if self._give(connection):
-                    return
-
-    def _give(self, connection: socket.socket) -> bool:
-        # Read even from those who are refused: closed with something unread, the connection is
-        # reset and the refusal lost.
-        secret = connection.recv(256)
-        pid, uid = _peer(connection)
-        if uid != os.geteuid():
-            connection.send(_refusal(f"it belongs to uid {os.geteuid()}, and you are uid {uid}"))
-            return False
-        if not hmac.compare_digest(secret, self._secret.encode()):
-            connection.send(_refusal("the token is wrong"))
-            return False
-        descriptors = array.array("i", [sock.fileno() for sock in self._hold.sockets])
-        if not descriptors:
-            connection.send(_refusal("the reservation was released meanwhile"))
-            return True
-        terms = json.dumps({**self._terms, "port": self._hold.port}).encode()
-        connection.sendmsg([terms], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        if connection.recv(1) != _HAVE_IT:
-            return False
-        self.withdraw()
-        self._hold.gone_to = f"adopted by pid {pid}"
-        self._hold.close()
-        return True
-
-
-def adopt(token: str) -> tuple[Hold, dict[str, Any]]:
-    """The hold behind `token`, and the terms it was shared under. EphemportError if refused."""
-    made_of = _TOKEN.fullmatch(text(token, "a token is a string, as share() returns it"))
-    if made_of is None:
-        raise ValueError(f"{shown(token)} is no token of share()")
-    name, secret = made_of.groups()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(_PATIENCE)
-        try:
-            connection.connect(_address(name))
-            uid = _peer(connection)[1]
+            try:
+                connection, _ = offer.listener.accept()
+            except OSError as error:
+                if error.errno in _USED_UP:
+                    self._used_up = True
+                    self._make_room(keep_adopters=True)
+                return
+            connection.setblocking(False)
+            pid, uid = peer(connection)
             if uid != os.geteuid():
-                raise EphemportError(
-                    f"cannot adopt: the token is served by uid {uid}, and this process has uid "
-                    f"{os.geteuid()}; a reservation is shared within one user"
-                )
-            connection.send(secret.encode())
-            answer, descriptors, _, _ = socket.recv_fds(connection, 4096, _MOST_SOCKETS)
-        except OSError as error:
-            raise EphemportError(
-                f"cannot adopt: nobody serves this token ({error.strerror or error}). It works "
-                "once, dies with its reservation, and only within one network namespace"
-            ) from error
-        terms: dict[str, Any] = json.loads(answer or b"{}")
-        if not descriptors:
-            raise EphemportError(f"cannot adopt: {terms.get('refused', 'the giver is gone')}")
-        # recv_fds() leaves them inheritable on Pythons that lack MSG_CMSG_CLOEXEC handling.
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        sockets = tuple(socket.SocketType(fileno=descriptor) for descriptor in descriptors)
-        hold = adopt_sockets(int(terms["port"]), sockets)
+                whose = f"it belongs to uid {os.geteuid()}, and you are uid {uid}"
+                _send_away(connection, whose)
+                continue
+            if len(self._visitors) >= _MOST_VISITORS:
+                self._make_room()
+            visitor = _Visitor(offer, connection, pid)
+            self._visitors.append(visitor)
+            self._hear(visitor)
+
+    def _make_room(self, keep_adopters: bool = False) -> None:
+        oldest = min(self._visitors, key=lambda one: one.has_sockets, default=None)
+        if oldest is not None and not (keep_adopters and oldest.has_sockets):
+            self._dismiss(oldest, "too many others asked for it at the same time")
+
+    def _hear(self, visitor: _Visitor) -> None:
         try:
-            connection.send(_HAVE_IT)
-            # The giver hangs up when it has let go.
-            connection.recv(1)
-        except BaseException:
-            hold.close()
-            raise
-    return hold, terms
+            said = visitor.connection.recv(256)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._dismiss(visitor)
+        elif not visitor.has_sockets:
+            self._answer(visitor, said)
+        elif said == HAVE_IT:
+            self._let_go(visitor)
+        else:
+            self._dismiss(visitor, "the adopter spoke out of turn")
+
+    def _answer(self, visitor: _Visitor, secret: bytes) -> None:
+        offer = visitor.offer
+        if not hmac.compare_digest(secret, offer.secret.encode()):
+            self._dismiss(visitor, "the token is wrong")
+            return
+        sockets = array.array("i", [sock.fileno() for sock in offer.hold.sockets])
+        if not sockets:
+            self._end(offer, _RELEASED)
+            return
+        terms = json.dumps({**offer.terms, "port": offer.hold.port}).encode()
+        try:
+            visitor.connection.sendmsg([terms], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sockets)])
+        except OSError:
+            self._dismiss(visitor)
+        else:
+            visitor.has_sockets = True
+
+    def _let_go(self, visitor: _Visitor) -> None:
+        try:
+            visitor.connection.send(LET_GO)
+        except OSError:
+            # It has hung up since, so the number stays ours.
+            self._dismiss(visitor)
+            return
+        offer = visitor.offer
+        offer.hold.gone_to = f"adopted by pid {visitor.pid}"
+        with suppress(OSError):
+            offer.hold.close()
+        self._dismiss(visitor)
+        self._end(offer, f"it was adopted by pid {visitor.pid} meanwhile")
+
+    def _dismiss(self, visitor: _Visitor, reason: str | None = None) -> None:
+        self._visitors.remove(visitor)
+        if reason is not None:
+            _send_away(visitor.connection, reason)
+        visitor.connection.close()
+
+    def _end(self, offer: Offer, reason: str) -> None:
+        self._offers.remove(offer)
+        offer.withdraw()
+        listener, offer.listener = offer.listener, None
+        with suppress(OSError):
+            # Who connected before, and waits to be accepted.
+            while listener is not None:
+                _send_away(listener.accept()[0], reason)
+        for visitor in [*self._visitors]:
+            if visitor.offer is offer:
+                self._dismiss(visitor, reason)
 
 
-def _address(name: str) -> str:
-    return f"\0{_PREFIX}-{name}"
+_server: _Server | None = None
 
 
-def _peer(connection: socket.socket) -> tuple[int, int]:
+def _serve_in_this_process(offer: Offer) -> None:
+    global _server
+    if _server is not None:
+        _server.add(offer)
+        return
+    server = _server = _Server()
+    server.add(offer)
+    try:
+        server.start()
+    except (OSError, RuntimeError):
+        # Nobody runs. Whatever else comes up here, a signal say, leaves the thread to end itself.
+        server.close()
+        _server = None
+        raise
+
+
+def address(name: str) -> str:
+    """The abstract address (unix(7)) at which the token with this name is served."""
+    return f"\0{PREFIX}-{name}"
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The pid and the effective user id at the other end, when it connected or listened."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, uid, _ = struct.unpack("3i", credentials)
     return pid, uid
 
 
-def _refusal(reason: str) -> bytes:
-    return json.dumps({"refused": reason}).encode()
+def _send_away(connection: socket.socket, reason: str) -> None:
+    connection.setblocking(False)
+    # What was said is read all the same: closed with something unread, the connection would be
+    # reset and the refusal lost.
+    with suppress(OSError):
+        connection.recv(256)
+    with suppress(OSError):
+        connection.send(json.dumps({"refused": reason}).encode())
+    connection.close()
 
 
 def _after_fork_in_child() -> None:
-    for offer in _offers:
-        offer.abandon()
-    _offers.clear()
+    global _server
+    if _server is not None:
+        # Closed, not withdrawn: the parent still serves.
+        _server.close()
+        _server = None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

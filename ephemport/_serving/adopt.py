@@ -1,0 +1,218 @@
+"""Adopting: the other end of `share`, which has the order of the messages."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from ephemport._arguments import text
+from ephemport._errors import EphemportError
+from ephemport._holding.hold import Hold, adopt_sockets
+from ephemport._kernel.fork import lock
+from ephemport._kernel.processes import command_line, is_running, is_stopped
+from ephemport._kernel.protocols import PARTS
+from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE, PREFIX, address, peer
+
+# 108 bytes are the most that a Unix address may have (unix(7)): the digits are counted.
+_TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})", re.ASCII)
+# From one try to the next, in seconds, while the queue of a giver is full.
+_PAUSE = 0.005
+
+
+class Terms(NamedTuple):
+    """What a Reservation was shared under."""
+
+    host: str
+    protocol: str
+    handoff: str
+
+
+def adopt(token: str) -> tuple[Hold, Terms]:
+    """The hold behind `token`, and the terms it was shared under.
+
+    Raises TypeError and ValueError for what is no token, before any socket is made, and
+    EphemportError when the reservation cannot be had; its cause is a TimeoutError when a giver
+    is there and did not answer.
+    """
+    found = _TOKEN.fullmatch(text(token, "a token is a string, as share() returns it"))
+    if found is None:
+        # Not shown: it may be a token with a blank too many, and a token is a secret.
+        raise ValueError(
+            f"this text of {len(token)} characters is no token of share(): a token is "
+            f"'{PREFIX}:' and twice 32 hexadecimal digits with ':' between, and nothing around it"
+        )
+    name, secret = found.groups()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            return _Talk(connection).adopt(name, secret)
+    except OSError as error:
+        raise EphemportError(f"cannot adopt: {error.strerror or error}") from error
+
+
+class _Talk:
+    """One connection to a giver, and how long it may take altogether."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._until = time.monotonic() + PATIENCE
+
+    def adopt(self, name: str, secret: str) -> tuple[Hold, Terms]:
+        self._connect(name)
+        pid, uid = peer(self._connection)
+        if uid != os.geteuid():
+            raise EphemportError(
+                f"cannot adopt: the token is served by uid {uid}, and this process has uid "
+                f"{os.geteuid()}; a reservation is shared within one user"
+            )
+        try:
+            self._say(secret.encode())
+            self._wait()
+            hold, terms = self._receive()
+            try:
+                self._take_over()
+            except BaseException:
+                hold.close()
+                raise
+        except TimeoutError as error:
+            raise EphemportError(
+                f"cannot adopt: {_giver(pid)} serves this token and did not answer within "
+                f"{PATIENCE:g} s"
+            ) from error
+        except (BrokenPipeError, ConnectionResetError, EOFError) as error:
+            raise EphemportError(
+                f"cannot adopt: {_giver(pid)} hung up in the middle: the reservation was released "
+                "or adopted by another meanwhile, or the giver has ended"
+            ) from error
+        except _RefusedError as error:
+            raise EphemportError(f"cannot adopt: {_giver(pid)} says: {error}") from None
+        return hold, terms
+
+    def _connect(self, name: str) -> None:
+        while True:
+            try:
+                self._connection.connect(address(name))
+            except ConnectionRefusedError as error:
+                raise EphemportError(
+                    "cannot adopt: nobody serves this token. It works once, dies with its "
+                    "reservation and with the process that shared it, and is known in one network "
+                    "namespace only"
+                ) from error
+            except BlockingIOError as full:
+                if time.monotonic() >= self._until:
+                    raise EphemportError(
+                        "cannot adopt: somebody serves this token and accepted no connection "
+                        f"within {PATIENCE:g} s; its queue of connections is full"
+                    ) from TimeoutError(str(full))
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _wait(self) -> None:
+        """Return when there is something to read. Raises TimeoutError."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        left = max(self._until - time.monotonic(), 0)
+        if not poll.poll(left * 1000):
+            raise TimeoutError(f"no answer within {PATIENCE:g} s")
+
+    def _receive(self) -> tuple[Hold, Terms]:
+        descriptors: list[int] = []
+        sockets: list[socket.SocketType] = []
+        # A forked child must not inherit what nobody knows of, and neither must a signal
+        # handler's exception leave it behind.
+        with lock:
+            try:
+                with _no_signals():
+                    answer, descriptors, flags, _ = socket.recv_fds(
+                        self._connection, 4096, len(PARTS["both"]), socket.MSG_CMSG_CLOEXEC
+                    )
+                if flags & socket.MSG_CTRUNC:
+                    raise EphemportError(
+                        "cannot adopt: this process has no file descriptor left for the sockets "
+                        "(RLIMIT_NOFILE, ulimit -n)"
+                    )
+                port, terms = _understood(answer)
+                while descriptors:
+                    sockets.append(socket.SocketType(fileno=descriptors[0]))
+                    del descriptors[0]
+                return adopt_sockets(port, tuple(sockets)), terms
+            except BaseException:
+                for sock in sockets:
+                    sock.close()
+                for descriptor in descriptors:
+                    socket.close(descriptor)
+                raise
+
+    def _take_over(self) -> None:
+        """Say that we have it, and return as soon as the giver has let go."""
+        self._say(HAVE_IT)
+        try:
+            self._wait()
+        except TimeoutError:
+            # From now on the giver cannot say it any more; it may just have.
+            self._connection.shutdown(socket.SHUT_RDWR)
+            if self._said() != LET_GO:
+                raise
+            return
+        said = self._said()
+        if said != LET_GO:
+            _understood(said)
+            raise EOFError
+        with suppress(TimeoutError, ConnectionResetError):
+            # It hangs up when its sockets are closed; ours it is already.
+            self._wait()
+
+    def _say(self, what: bytes) -> None:
+        # A giver that has hung up may have said why: what is read next tells.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.send(what)
+
+    def _said(self) -> bytes:
+        try:
+            return self._connection.recv(4096)
+        except BlockingIOError:
+            return b""
+
+
+class _RefusedError(Exception):
+    """What a giver says in place of giving."""
+
+
+def _understood(answer: bytes) -> tuple[int, Terms]:
+    """The port and the terms. Raises EOFError for no answer, _RefusedError for a refusal."""
+    if not answer:
+        raise EOFError("the giver hung up")
+    try:
+        said: dict[str, Any] = json.loads(answer)
+        if "refused" in said:
+            raise _RefusedError(said["refused"])
+        return int(said["port"]), Terms(said["host"], said["protocol"], said["handoff"])
+    except (ValueError, TypeError, KeyError):
+        raise _RefusedError(f"what is no answer ({answer[:80]!r})") from None
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _giver(pid: int) -> str:
+    """Who serves the token: its pid, command line and state."""
+    if pid == 0:
+        return "a giver outside of this process's pid namespace"
+    if not is_running(pid):
+        return f"the giver, pid {pid}, which has ended,"
+    command = command_line(pid)
+    named = f"the giver, pid {pid}" + (f" ({command})" if command else "")
+    return f"{named}, which is stopped (SIGCONT continues it)," if is_stopped(pid) else named
