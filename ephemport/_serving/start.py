@@ -109,7 +109,9 @@ def start(
             raise EphemportError(
                 f"cannot start the server with activate=True: the sockets are put in place by "
                 f"this interpreter, {sys.executable}, which the user of the server may not "
-                "execute. Install it where that user may, or pass listen()'s socket by pass_fds="
+                "execute. Install it where that user may, or pass listen()'s socket by pass_fds=",
+                port=handed[0].hold.port,
+                protocol=handed[0].protocol,
             ) from error
 
 

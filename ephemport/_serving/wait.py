@@ -258,17 +258,21 @@ class _Watch:
                 if self._stranger != record.inode:
                     self._stranger = record.inode
                     return None
-                raise self._wrong(record)
+                raise self._wrong(record, also=bool(of_family))
         return listener_of(records[0], of_family.get(records[0].inode))
 
-    def _wrong(self, record: SocketRecord) -> WrongListener:
+    def _wrong(self, record: SocketRecord, also: bool) -> WrongListener:
+        """The error for a stranger's socket; `also`: the process listens on the port as well."""
         from ephemport._looking.diagnosis import diagnosis_or_none
         from ephemport._looking.process_sockets import options_of
 
         pids = owners_of([record]).get(record.inode) or []
         stranger = listener_of(record, pids)
         options = options_of(record, pids)
-        state = "runs and does not listen there" if not self._has_ended() else "has ended"
+        if self._has_ended():
+            state = "has ended"
+        else:
+            state = "listens there too" if also else "runs and does not listen there"
         return WrongListener(
             f"port {self._port} has the wrong listener: {stranger}"
             f"{f' ({options})' if options is not None else ''}, while {self._name()} {state}. "
