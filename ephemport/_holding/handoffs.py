@@ -107,7 +107,8 @@ def lets_in(kind: HoldKind, protocol: str) -> str:
             "handoff='takeover'"
         )
     return (
-        "the hold lets in a TCP server that sets SO_REUSEADDR or SO_REUSEPORT before its bind(), "
-        "and no other. For one that sets neither: popen(..., assist=True) or 'ephemport run "
-        "--assist', or, where somebody else starts it, handoff='shadow' (not for a server on '::')"
+        "the hold lets in a TCP server that sets SO_REUSEADDR, or as the same user SO_REUSEPORT, "
+        "before its bind(), and no other. For one that sets neither: popen(..., assist=True) or "
+        "'ephemport run --assist', or, where somebody else starts it, handoff='shadow' (not for a "
+        "server on '::')"
     )

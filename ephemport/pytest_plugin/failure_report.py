@@ -140,7 +140,22 @@ def _of_an_address_in_use(refused: Sequence[BaseException], evidence: Evidence) 
     )
     if told:
         return told
-    return f"which address was in use is unknown: the error does not say{_ways([], evidence)}"
+    unknown = "which address was in use is unknown: nothing says it"
+    reserved = list(dict.fromkeys(reservations_in_frames(evidence.chain, evidence.arguments)))
+    if reserved:
+        return "\n".join([f"{unknown}.", *map(_if_it_was, reserved[:_MOST_PORTS])])
+    return f"{unknown}{_ways([], evidence)}"
+
+
+def _if_it_was(kept: "Reservation") -> str:
+    from ephemport._holding.handoffs import HANDOFFS
+    from ephemport._kernel.protocols import PARTS
+
+    kinds = HANDOFFS[kept.handoff].kinds
+    return (
+        f"\nIf it was port {kept.port}, which this test has reserved ({kept.protocol}, handoff "
+        f"{kept.handoff!r}): {_conditions({one: kinds[one] for one in PARTS[kept.protocol]})}"
+    )
 
 
 def _who_has(ports: Iterable[int], tried: FailedBind | None, where: str, evidence: Evidence) -> str:
@@ -160,6 +175,7 @@ def _who_has(ports: Iterable[int], tried: FailedBind | None, where: str, evidenc
 
 
 def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
+    from ephemport._kernel.protocols import PARTS
     from ephemport._looking.diagnosis import diagnose
 
     protocol = tried.protocol if tried is not None and tried.protocol else "both"
@@ -167,7 +183,7 @@ def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
     if not diagnosis.free:
         return f"port {port}: {diagnosis}{_what_helps(diagnosis, tried, evidence)}"
     for kept in reservations_in_frames(evidence.chain, evidence.arguments):
-        if kept.port == port:
+        if kept.port == port and protocol in ("both", *PARTS[kept.protocol]):
             return _of_released(kept, tried)
     return (
         f"port {port}: by now nobody has it; who had it when the error was raised is unknown"

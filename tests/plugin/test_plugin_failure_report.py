@@ -180,6 +180,42 @@ def test_it(reservation):
     assert "assist" not in section
 
 
+def test_output_that_names_no_port_is_not_put_down_to_the_reservation(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    source = "import socketserver as s; s.TCPServer(('127.0.0.1', int(s.sys.argv[1])), None)"
+    with reserve() as r:
+        command = [sys.executable, "-c", source, str(r.port)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    print(done.stderr.splitlines()[-1])
+    assert done.returncode == 0
+""",
+    )
+    assert "which address was in use is unknown" in section
+    assert ", which this test has reserved (tcp, handoff 'takeover'): the hold lets in" in section
+    assert "isolate" not in section
+
+
+def test_a_reservation_of_the_other_protocol_is_not_it(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+def test_it():
+    r = reserve(protocol="tcp")
+    r.release()
+    other = socket.socket(type=socket.SOCK_DGRAM)
+    other.bind(r.address)
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    with other:
+        sock.bind(r.address)
+""",
+    )
+    assert "by now nobody has it; who had it when the error was raised is unknown" in section
+    assert "the hold" not in section
+
+
 def test_a_port_that_nobody_has_any_more(suite: Suite) -> None:
     section = report_of(
         suite,

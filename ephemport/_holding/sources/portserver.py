@@ -83,6 +83,12 @@ class Portserver:
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
     ) -> PortsExhausted:
+        if count > len(self.numbers):
+            return PortsExhausted(
+                f"{not_enough(protocol, count, in_a_row=in_a_row)}, and a portserver has the ports "
+                f"{self.numbers.start}-65535 at most ({len(self.numbers):,}). Ask for fewer",
+                protocol=protocol,
+            )
         return PortsExhausted(
             f"{not_enough(protocol, count, in_a_row=in_a_row)} around what the "
             f"portserver at {self.address!r} gives, and found too few that are neither taken nor "
