@@ -234,7 +234,7 @@ class Request:
             self._ready(hold, self._shadows)
         except OSError as error:
             if error.errno in TAKEN:
-                raise unavailable(hold.port, self.protocol, error, self.handoff) from error
+                raise unavailable(hold.port, self.protocol, error, "hold") from error
             raise
 
     def _no_row(self, start: int, count: int) -> PortUnavailable:

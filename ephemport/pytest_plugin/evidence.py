@@ -7,10 +7,12 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
     from ephemport._reservation import Reservation
+
+T = TypeVar("T")
 
 # What the common servers, in any language, say of EADDRINUSE.
 _IN_USE = re.compile(
@@ -27,6 +29,20 @@ _PORT = re.compile(
 _NUMBER = re.compile(r"\b(\d{2,5})\b(?![.:\d])")
 _ERROR_NUMBER = re.compile(r"errno[:= ]*-?\d+", re.IGNORECASE)
 _PATH = re.compile(r"/[^\s'\"():,;]+")
+
+
+def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
+    """`isinstance()` that never runs code of the value's: a proxy's __class__ may be a property."""
+    return issubclass(type(value), kind)
+
+
+def attributes_of(value: object) -> dict[str, object]:
+    """What an object keeps of its own, without running any code of its."""
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return own if type(own) is dict else {}
 
 
 def lines_on_addresses_in_use(captured: str) -> list[str]:
@@ -113,26 +129,26 @@ def reservations_in_frames(
     for names in (arguments, *(frame for one in chain for frame in frames_of(one.__traceback__))):
         for name, value in names.items():
             parts: Iterable[object] = (value,)
-            if isinstance(value, ReservationGroup) or type(value) in (list, tuple):
+            if type(value) in (list, tuple, ReservationGroup):
                 parts = value
             elif type(value) is dict:
                 parts = value.values()
             elif name == "self":
-                parts = getattr(value, "__dict__", {}).values()
-            yield from (part for part in list(parts) if isinstance(part, Reservation))
+                parts = attributes_of(value).values()
+            yield from (part for part in list(parts) if is_a(part, Reservation))
 
 
 def _ports_in_value(name: str, value: object) -> Iterator[int]:
-    if isinstance(value, int) and "port" in name.lower():
+    if is_a(value, int) and "port" in name.lower():
         yield from _port(value)
-    elif isinstance(value, tuple) and len(value) in (2, 4) and isinstance(value[0], str):
+    elif is_a(value, tuple) and len(value) in (2, 4) and is_a(value[0], str):
         yield from _port(value[1])
     elif name == "self":
         # socketserver, http.server and their like keep what they bind.
         for attribute in ("server_address", "address", "port", "_port"):
-            yield from _ports_in_value("port", getattr(value, attribute, None))
+            yield from _ports_in_value("port", attributes_of(value).get(attribute))
 
 
 def _port(value: object) -> Iterator[int]:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
+    if is_a(value, int) and not is_a(value, bool) and 0 < value < 65536:
         yield value

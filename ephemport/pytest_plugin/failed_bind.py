@@ -14,6 +14,8 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import NamedTuple
 
+from ephemport.pytest_plugin.evidence import attributes_of
+
 UNKNOWN = object()
 _PROTOCOLS = {int(socket.SOCK_STREAM): "tcp", int(socket.SOCK_DGRAM): "udp"}
 
@@ -140,12 +142,8 @@ def _attribute(of: object, name: str) -> object:
         return UNKNOWN
     if _is_reservation(of) and name in ("address", "port", "host"):
         return getattr(of, name)
-    own = (
-        getattr(of, "__dict__", None)
-        if type(of).__getattribute__ is object.__getattribute__
-        else None
-    )
-    if isinstance(own, dict) and name in own:
+    own = attributes_of(of)
+    if name in own:
         return own[name]
     for kind in type(of).__mro__:
         found = vars(kind).get(name, UNKNOWN)

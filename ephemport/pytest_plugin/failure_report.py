@@ -73,7 +73,11 @@ def pytest_runtest_makereport(
             getattr(item, "funcargs", {}),
             getattr(item.config.option, "ephemport_isolate", None) is not None,
         )
-        section = _section(evidence)
+        try:
+            section = _section(evidence)
+        except Exception as error:
+            # The frames hold anybody's objects, and a failed test must stay a failed test.
+            section = f"who has the address is unknown: the report cannot be made ({error!r})"
         if section:
             report.sections.append(("ephemport: who has the port", section))
     return report

@@ -198,6 +198,36 @@ def test_it():
     assert "isolate" not in section
 
 
+def test_strange_objects_in_the_frames(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+class Proxy:
+    @property
+    def __class__(self): raise RuntimeError("no context")
+    def __getattr__(self, name): raise RuntimeError("no context")
+
+def test_it(taken):
+    port, proxy, self = Proxy(), Proxy(), Proxy()
+    with socket.socket() as sock: sock.bind(('127.0.0.1', taken + 0))
+""",
+    )
+    assert "listens on 127.0.0.1:" in section
+    section = report_of(
+        suite,
+        """
+class Proxy:
+    @property
+    def __class__(self): raise RuntimeError("no context")
+
+def test_it(taken):
+    proxy = Proxy()
+    raise OSError(98, "Address already in use")
+""",
+    )
+    assert "a number of the test's; whether it is the one is unknown" in section
+
+
 def test_a_reservation_of_the_other_protocol_is_not_it(suite: Suite) -> None:
     section = report_of(
         suite,
