@@ -29,4 +29,15 @@ def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureReq
     )
     if policy == "error":
         pytest.fail(message, pytrace=False)
-    warnings.warn(LeakedServerWarning(message), stacklevel=1)
+    path, line, module = _place(request.node)
+    warnings.warn_explicit(LeakedServerWarning(message), None, path, line, module)
+
+
+def _place(node: pytest.Item | pytest.Collector) -> tuple[str, int, str | None]:
+    """Where a test stands: file, line, module. Filters and the summary of warnings go by it."""
+    if not isinstance(node, pytest.Item):
+        # A fixture of a wider scope: there is no one test.
+        return __file__, 1, __name__
+    module = node.getparent(pytest.Module)
+    line = (node.location[1] or 0) + 1
+    return str(node.path), line, None if module is None else module.obj.__name__

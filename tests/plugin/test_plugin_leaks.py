@@ -67,6 +67,15 @@ def test_a_leak_is_a_warning(suite: Suite, settings: list[str], workers: list[st
     assert "LeakedServerWarning: a server outlives" in run.output
 
 
+def test_the_warning_points_at_the_test(suite: Suite) -> None:
+    suite.ini(filters=("error", "default::ephemport.LeakedServerWarning:test_it"))
+    suite.write(LEAKY)
+    run = suite.run()
+    assert (run.status, run.outcomes) == (0, {"passed": 3, "warning": 1}), run.output
+    line = LEAKY.splitlines().index("def test_leaks(server_port, start):") + 1
+    assert re.search(rf"test_it\.py:{line}: LeakedServerWarning: a server outlives", run.output)
+
+
 @pytest.mark.parametrize(
     ("policy", "filters"), [("warn", ("error",)), ("error", ())], ids=["warn", "error"]
 )
