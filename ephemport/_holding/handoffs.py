@@ -7,6 +7,7 @@ reservation is returned. `lets_in()` says which servers the hold lets in then.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ephemport import _spelling
 from ephemport._arguments import shown
 from ephemport._holding.hold import Hold, shadow_addresses
 from ephemport._holding.host import Endpoint, endpoint
@@ -92,23 +93,20 @@ def lets_in(kind: HoldKind, protocol: str) -> str:
     if kind is HoldKind.SHADOW:
         return (
             f"the hold lets in a {protocol.upper()} server on the host that was reserved, whatever "
-            "it sets. For a server on another address, reserve with that host="
+            f"it sets. For a server on another address, reserve with that {_spelling.HOST}"
         )
     if kind is HoldKind.EXCLUSIVE and protocol == "udp":
         return (
-            "the hold lets in no UDP server, whatever it sets: reserve with handoff='shadow', "
-            "start it with popen(..., assist=True) or popen(..., activate=True), or give it the "
-            "socket of listen()"
+            "the hold lets in no UDP server, whatever it sets: reserve with "
+            f"{_spelling.SHADOW}, or start it with {_spelling.ASSIST}, or with {_spelling.ACTIVATE}"
         )
     if kind is HoldKind.EXCLUSIVE:
         return (
             "the hold lets in no server, whatever it sets (handoff='fd'): start it with "
-            "popen(..., activate=True), give it the socket of listen(), or reserve with "
-            "handoff='takeover'"
+            f"{_spelling.ACTIVATE}, or reserve with {_spelling.TAKEOVER}"
         )
     return (
         "the hold lets in a TCP server that sets SO_REUSEADDR, or as the same user SO_REUSEPORT, "
-        "before its bind(), and no other. For one that sets neither: popen(..., assist=True) or "
-        "'ephemport run --assist', or, where somebody else starts it, handoff='shadow' (not for a "
-        "server on '::')"
+        f"before its bind(), and no other. For one that sets neither: {_spelling.ASSIST}, or, "
+        f"where somebody else starts it, {_spelling.SHADOW} (not for a server on '::')"
     )

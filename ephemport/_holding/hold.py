@@ -26,6 +26,7 @@ from socket import (
 )
 from typing import Protocol
 
+from ephemport import _spelling
 from ephemport._holding.host import Endpoint, is_of_this_machine
 from ephemport._kernel.fork import lock
 from ephemport._kernel.protocols import KINDS
@@ -375,16 +376,17 @@ def _shadow_address(host: str, endpoint: Endpoint, kind: int) -> Endpoint:
     if endpoint.family == AF_INET6 and endpoint.is_wildcard:
         raise ValueError(
             f"no shadow can exist for a server on {host!r}: it conflicts with a hold on any "
-            "address. What is left: handoff='takeover', which keeps the full hold and lets in "
-            "servers that set SO_REUSEADDR; popen(..., assist=True), which sets it for them; or "
-            "handoff='fd'"
+            f"address. What is left: {_spelling.TAKEOVER}, which keeps the full hold and lets in "
+            f"servers that set SO_REUSEADDR; {_spelling.ASSIST}, which sets it for them; or "
+            f"{_spelling.FD}"
         )
     if endpoint.is_wildcard:
         if is_of_this_machine(v6_loopback):
             return v6_loopback
         raise ValueError(
             f"no shadow can exist for a server on {host!r} without IPv6: it conflicts with a hold "
-            "on any IPv4 address. What is left: host='127.0.0.1', handoff='takeover' or 'fd'"
+            f"on any IPv4 address. What is left: {_spelling.HOST} 127.0.0.1, "
+            f"{_spelling.TAKEOVER}, or {_spelling.FD}"
         )
     # A server on "localhost" may bind either family, or both: only another IPv4 address is free.
     v4_only = endpoint.family == AF_INET and host != "localhost"

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
+from ephemport import _spelling
 from ephemport._arguments import checked_pid, checked_port, seconds
 from ephemport._errors import EphemportError, ServerExited, TakeoverTimeout, WrongListener
 from ephemport._holding.hold import live_inodes
@@ -216,7 +217,9 @@ class _Watch:
                 message = self._hinted(message, _OUTPUT_SAYS, diagnosis)
             else:
                 message += "" if output else ". "
-                message += "Give it longer (timeout=), or see which port it was started with"
+                message += (
+                    f"Give it longer ({_spelling.TIMEOUT}), or see which port it was started with"
+                )
             if output is None:
                 message = self._hinted(message, _IF_LOG_SAYS, diagnosis)
         return TakeoverTimeout(
@@ -327,6 +330,12 @@ class _Watch:
             # Leaves the zombie to whoever waits for it: asyncio's child watcher, say.
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
+            # Another thread may just be collecting it, and Popen.poll() then has no answer yet.
+            for _ in range(_TURNS_FOR_STATUS):
+                status = poll() if callable(poll) else None
+                if isinstance(status, int) or not callable(poll):
+                    return status
+                time.sleep(_FIRST_PAUSE)
             return None
         if ended is None:
             return None

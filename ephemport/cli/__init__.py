@@ -1,12 +1,14 @@
 """The `ephemport` command. One file a subcommand."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ephemport import EphemportError, __version__
+from ephemport._spelling import for_the_command
 from ephemport.cli import doctor, ls, migrate, reserve, run, who
+from ephemport.cli.streams import fill_standard_streams, forget_unwritten, say, unwritten
 
 # BSD's sysexits.h is for daemons; shells and argparse agree on 2 for bad usage, 1 for the rest.
 FAILED = 1
@@ -15,7 +17,28 @@ BAD_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: this process's) and return the exit status."""
-    _fill_standard_streams()
+    fill_standard_streams()
+    try:
+        try:
+            status, failure = _status(arguments), None
+        except OSError as error:
+            status, failure = FAILED, error
+        lost = unwritten()
+        if isinstance(lost or failure, BrokenPipeError):
+            # Nobody reads any longer, as in "ephemport ls | head".
+            return FAILED
+        if lost is not None:
+            say(f"cannot write to standard output: {lost.strerror}")
+            return FAILED
+        if failure is not None:
+            where = f"{failure.filename}: " if failure.filename else ""
+            say(f"{where}{failure.strerror or failure}")
+        return status
+    finally:
+        forget_unwritten()
+
+
+def _status(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What stands behind "--" belongs to somebody else's command, whatever it looks like.
@@ -24,42 +47,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--" in given
         else (given, [])
     )
-    options = parser.parse_args(own)
+    try:
+        options = parser.parse_args(own)
+        if behind and not hasattr(options, "command"):
+            options.parser.error(f"unrecognized arguments: -- {' '.join(behind)}")
+    except SystemExit as end:
+        # --help, --version, or bad usage, of which argparse has told.
+        return int(end.code or 0)
     if behind:
-        if not hasattr(options, "command"):
-            parser.error(f"unrecognized arguments: -- {' '.join(behind)}")
         options.command = [*options.command, *behind]
     try:
-        status: int = options.action(options)
+        with for_the_command():
+            status: int = options.action(options)
     except (TypeError, ValueError) as error:
-        print(f"ephemport: {error}", file=sys.stderr)
+        say(str(error))
         return BAD_USAGE
     except EphemportError as error:
-        print(f"ephemport: {error}", file=sys.stderr)
+        say(str(error))
         # A missing extra: 1 would say that something was found, or taken.
         return BAD_USAGE if isinstance(error.__cause__, ImportError) else FAILED
-    except BrokenPipeError:
-        # Nobody reads any longer; the interpreter's last flush would complain of it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FAILED
     return status
 
 
-def _fill_standard_streams() -> None:
-    """Where 0, 1 or 2 is closed, a socket of ours would get that number: open the null device."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own passes over what cannot be written.
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
+class _Subparser(_Parser):
+    """Answers an option that it does not know with its own usage, not with the whole command's."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        found.parser = self
+        return found, unknown
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ephemport",
         description="Port numbers that are held until their servers have them.",
         epilog="example: ephemport run -p PORT -- python -m http.server {PORT}",
     )
     parser.add_argument("--version", action="version", version=f"ephemport {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Subparser
+    )
     run.add_parser(commands)
     reserve.add_parser(commands)
     ls.add_parser(commands)

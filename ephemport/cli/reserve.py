@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ephemport import EphemportError, Reservation
-from ephemport._arguments import checked_count
+from ephemport._arguments import PORTS, shown
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.mode import mode_named
 from ephemport._holding.request import Request
@@ -55,9 +55,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _reserve(options: argparse.Namespace) -> int:
-    count = checked_count(options.n)
-    if count == 0:
-        raise ValueError("-n 0 reserves nothing: at least 1")
+    count: int = options.n
+    if not 0 < count < PORTS:
+        raise ValueError(f"-n takes how many ports, from 1 up to {PORTS - 1}, not {shown(count)}")
     request = Request(options.host, options.protocol, handoff=options.handoff)
     if options.holder_for is not None:
         return _hold_for(options.holder_for, options.mode, [request] * count)
@@ -135,7 +135,13 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
         answer = told.read()
     if not answer.startswith("held\n"):
         raise EphemportError(answer or "the background process ended before it held a number")
-    sys.stdout.write(answer.removeprefix("held\n"))
+    try:
+        sys.stdout.write(answer.removeprefix("held\n"))
+        sys.stdout.flush()
+    except OSError:
+        # Nobody learns which they are, so nobody needs them.
+        os.kill(child, signal.SIGKILL)
+        raise
     return 0
 
 

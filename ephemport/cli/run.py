@@ -1,32 +1,44 @@
 """`ephemport run`: a command whose port numbers are held for as long as it runs."""
 
 import argparse
+import math
 import os
-import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ephemport import EphemportError, Reservation
+from ephemport import EphemportError, Reservation, ServerExited
 from ephemport._holding.handoffs import SHADOW, TAKEOVER, TAKEOVER_SHADOWING_UDP
 from ephemport._holding.request import Request
 from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
 from ephemport._serving.placeholders import fill
 from ephemport.cli import numbers
+from ephemport.cli.names import refusal
+from ephemport.cli.streams import say
 
 if TYPE_CHECKING:
     import subprocess
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+# As timeout(1) has it.
+NOT_LISTENING = 124
+
+# How long, in seconds, a command may take to end after SIGTERM.
+_GRACE = 5.0
 
 _EPILOG = """\
-{NAME} in the arguments stands for the number, {{ and }} for literal braces; ${NAME} is left to
-the shell, which finds the same number in its environment.
+{NAME} in the arguments stands for the port, {{ and }} for literal braces; ${NAME} is left to the
+shell, which finds the same port in its environment. No NAME can be what programs read for something
+else when they start: PATH, HOME, SHELL and the like, LC_*, LD_*, PYTHON*. A name that says PORT, as
+PYTHON_PORT does, always can.
+
+exit status: the command's (128+n when signal n ended it), 127 when it is not found, 126 when it
+cannot be executed, 2 for bad usage; with --wait-listening 124 when a server does not come up, and
+the command's own if it fails before
 
 examples:
   ephemport run -p PORT -- python -m http.server {PORT}
@@ -43,6 +55,7 @@ _FORWARDED = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 
 def add_parser(commands: Any) -> None:
@@ -52,8 +65,7 @@ def add_parser(commands: Any) -> None:
         help="run a command with numbers held for it",
         description="Reserve a number for each NAME, set it in the environment under that name, "
         "put it in place of {NAME} in the command's arguments, and hold it while the command runs. "
-        "Signals are forwarded; the exit status is the command's (128+n when signal n ended it, "
-        "127 when it is not found, 126 when it cannot be executed).",
+        "Signals are forwarded.",
         usage="ephemport run [-p NAME ...] [options] -- COMMAND [ARGUMENT ...]",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,7 +88,9 @@ def add_parser(commands: Any) -> None:
         "--wait-listening",
         type=float,
         metavar="SECONDS",
-        help="say on standard error when the command's server listens on each number, or why not",
+        help="say on standard error when the command's server listens on each number; when one "
+        "of them does not come up within so many seconds, or is somebody else's, say why and end "
+        f"the command (SIGTERM, after {_GRACE:g} s SIGKILL)",
     )
     parser.add_argument(
         "--activate",
@@ -103,10 +117,9 @@ def add_parser(commands: Any) -> None:
 
 def _named(protocol: str) -> Callable[[str], tuple[str, str]]:
     def name(text: str) -> tuple[str, str]:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is no name of an environment variable (letters, digits, _)"
-            )
+        reason = refusal(text)
+        if reason is not None:
+            raise argparse.ArgumentTypeError(reason)
         return text, protocol
 
     return name
@@ -135,8 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
         if not options.quiet:
-            told = " ".join(f"{name}={number}" for name, number in values.items())
-            print(f"ephemport: {told}", file=sys.stderr, flush=True)
+            say(" ".join(f"{name}={number}" for name, number in values.items()))
         return _Command(options, reservations, values).run()
     finally:
         for reservation in reservations:
@@ -157,6 +169,10 @@ class _Command:
         self._reservations = reservations
         self._values = values
         self._waiters: list[threading.Thread] = []
+        self._main = threading.get_ident()
+        # Set by the threads that wait in vain; and by the main one, which ends the command.
+        self._not_up = self._must_end = False
+        self._ended = False
 
     def run(self) -> int:
         """Run it, forward signals to it, return its status as a shell would."""
@@ -168,22 +184,42 @@ class _Command:
         try:
             process = self._start(inherited)
         except FileNotFoundError:
-            print(f"ephemport: command not found: {program}", file=sys.stderr)
+            say(f"command not found: {program}")
             return NOT_FOUND
         except OSError as error:
-            print(f"ephemport: cannot execute {program}: {error.strerror}", file=sys.stderr)
+            say(f"cannot execute {program}: {error.strerror}")
             return NOT_EXECUTABLE
         if self._options.wait_listening is not None:
             self._wait_for_servers(process)
-        while process.poll() is None:
-            received = signal.sigwaitinfo(watched)
-            # A terminal (SI_KERNEL > 0) has sent it to the command as well: same process group.
-            if received.si_signo != signal.SIGCHLD and received.si_code <= 0:
-                process.send_signal(received.si_signo)
+        told_to_end = self._forward(process, watched)
         for waiter in self._waiters:
             waiter.join()
         status = process.returncode
+        if self._ended or (self._not_up and status == 0 and not told_to_end):
+            return NOT_LISTENING
         return status if status >= 0 else 128 - status
+
+    def _forward(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> bool:
+        """Forward signals until the process ends; say whether one of them asked it to."""
+        told_to_end = False
+        kill_at = math.inf
+        while process.poll() is None:
+            if self._must_end and not self._ended:
+                self._ended = True
+                kill_at = time.monotonic() + _GRACE
+                say(f"ending the command, pid {process.pid}, whose server is not up (SIGTERM)")
+                process.terminate()
+            received = _next_signal(watched, kill_at)
+            if received is None:
+                kill_at = math.inf
+                say(f"pid {process.pid} still runs after {_GRACE:g} s: killed (SIGKILL)")
+                process.kill()
+            elif received.si_signo != signal.SIGCHLD:
+                told_to_end = told_to_end or received.si_signo in _ENDING
+                # A terminal (SI_KERNEL > 0) has sent it to the command as well: same process group.
+                if received.si_code <= 0:
+                    process.send_signal(received.si_signo)
+        return told_to_end
 
     def _start(self, inherited: set[int | signal.Signals]) -> "subprocess.Popen[bytes]":
         return start_server(
@@ -208,8 +244,20 @@ class _Command:
         began = time.monotonic()
         try:
             listener = reservation.wait_listening(self._options.wait_listening, process)
-        except EphemportError as error:
-            told = f"{name}: {error}"
+        except ServerExited as error:
+            say(f"{name}: {error}")
+            self._not_up = True
+        except (EphemportError, OSError) as error:
+            say(f"{name}: {error}")
+            self._not_up = self._must_end = True
+            # Wakes the one that waits for signals.
+            signal.pthread_kill(self._main, signal.SIGCHLD)
         else:
-            told = f"{name}: after {time.monotonic() - began:.3f} s {listener}"
-        print(f"ephemport: {told}", file=sys.stderr, flush=True)
+            say(f"{name}: after {time.monotonic() - began:.3f} s {listener}")
+
+
+def _next_signal(watched: set[signal.Signals], until: float) -> "signal.struct_siginfo | None":
+    """The next of these signals, which are blocked; None when the time (monotonic) has come."""
+    if until == math.inf:
+        return signal.sigwaitinfo(watched)
+    return signal.sigtimedwait(watched, max(until - time.monotonic(), 0))

@@ -84,7 +84,7 @@ def test_protocol_and_handoff(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["-n", "-1"], "count must not be negative"),
+        (["-n", "-1"], "-n takes how many ports, from 1 up to 65535, not -1"),
         (["-n", "x"], "invalid int value: 'x'"),
         (["-n", "1.5"], "invalid int value: '1.5'"),
         (["--for", "x"], "invalid int value: 'x'"),

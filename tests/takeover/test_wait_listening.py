@@ -337,3 +337,26 @@ def test_where_netlink_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             r.wait_listening(0.1)
         with r.listen():
             assert r.wait_listening(10).pid == os.getpid()
+
+
+class CollectedElsewhere(subprocess.Popen[bytes]):
+    """Another thread has collected the exit status, and stores it a moment later."""
+
+    asked = 0
+
+    def poll(self) -> int | None:
+        self.asked += 1
+        if self.asked == 1:
+            self.collected = os.waitpid(self.pid, 0)[1]
+        if self.asked < 5:
+            return None
+        self.returncode = os.waitstatus_to_exitcode(self.collected)
+        return self.returncode
+
+
+def test_a_status_that_another_thread_collects() -> None:
+    with reserve() as r:
+        process = CollectedElsewhere([sys.executable, "-c", "raise SystemExit(3)"])
+        with pytest.raises(ServerExited, match="exited with status 3") as caught:
+            r.wait_listening(30, process)
+        assert caught.value.returncode == 3

@@ -6,6 +6,7 @@ import struct
 import sys
 from typing import NamedTuple
 
+from ephemport import _spelling
 from ephemport._errors import EphemportError
 from ephemport._kernel.libc import libc, syscall
 
@@ -101,8 +102,8 @@ def impossible(why: str) -> EphemportError:
     """An error that says what is left to do."""
     return EphemportError(
         f"assisted take-over cannot be had here: {why}. What is left for a server that sets "
-        "neither SO_REUSEADDR nor SO_REUSEPORT: handoff='shadow', or, if it can be given a "
-        "listening socket, popen(activate=True)"
+        f"neither SO_REUSEADDR nor SO_REUSEPORT: {_spelling.SHADOW}, or, if it takes a "
+        f"listening socket, {_spelling.ACTIVATE}"
     )
 
 

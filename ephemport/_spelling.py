@@ -1,0 +1,45 @@
+"""How messages call a setting: as Python has it, or as the `ephemport` command has it.
+
+A message is written when its error is raised, and by then it is known who reads it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_for_the_command = False
+
+
+class Setting:
+    """Something to set, which `str()` calls by the name that the reader of a message can use.
+
+    python: what it is called in Python. command: the same for the command line.
+    """
+
+    def __init__(self, python: str, command: str) -> None:
+        self._python = python
+        self._command = command
+
+    def __str__(self) -> str:
+        return self._command if _for_the_command else self._python
+
+
+@contextmanager
+def for_the_command() -> Iterator[None]:
+    """While the block runs, this process is the command, and its messages name options."""
+    global _for_the_command
+    before, _for_the_command = _for_the_command, True
+    try:
+        yield
+    finally:
+        _for_the_command = before
+
+
+TIMEOUT = Setting("timeout=", "--wait-listening")
+HOST = Setting("host=", "--host")
+ASSIST = Setting("popen(..., assist=True) or 'ephemport run --assist'", "'ephemport run --assist'")
+ACTIVATE = Setting(
+    "popen(..., activate=True), or give it the socket of listen()", "'ephemport run --activate'"
+)
+TAKEOVER = Setting("handoff='takeover'", "'ephemport reserve --handoff takeover'")
+SHADOW = Setting("handoff='shadow'", "'ephemport reserve --handoff shadow'")
+FD = Setting("handoff='fd'", "'ephemport run --activate'")

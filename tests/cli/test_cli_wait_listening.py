@@ -1,0 +1,145 @@
+"""`ephemport run --wait-listening`: says that a server is up, or why not, and then ends it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ephemport.cli import run
+from tests.cli.conftest import Cli, can_bind, ended, line
+
+LISTENS = """
+import socket, sys
+servers = [socket.create_server(("127.0.0.1", int(port))) for port in sys.argv[1:]]
+print("up", flush=True)
+sys.stdin.read()
+"""
+SLEEPS = "import sys; print(*sys.argv[1:], flush=True); sys.stdin.read()"
+ENDS_AT_CTRL_C = """
+import signal
+signal.signal(15, signal.SIG_IGN)
+try:
+    print(flush=True)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def python(*arguments: str) -> tuple[str, ...]:
+    return ("--", sys.executable, "-c", *arguments)
+
+
+def all_said(process: "subprocess.Popen[str]") -> str:
+    """What it says on standard error until it ends of itself, with its standard input open."""
+    assert process.stderr
+    return process.stderr.read()
+
+
+def test_a_server_that_comes_up(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "30", *python(LISTENS, "{PORT}"))
+    assert process.stderr
+    said = process.stderr.readline()
+    assert said.startswith("ephemport: PORT: after "), said
+    assert " listens on 127.0.0.1:" in said
+    assert ended(process) == (0, "up\n", "")
+
+
+def test_a_server_that_does_not_come_up_is_ended(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "0.3", *python(SLEEPS, "{PORT}"))
+    said = all_said(process)
+    port = int(line(process))
+    assert process.wait(30) == 124
+    why, ending = said.splitlines()
+    assert f"PORT: nothing listened on port {port} (tcp) within 0.3 s" in why
+    assert "(--wait-listening)" in why
+    assert ending.endswith("whose server is not up (SIGTERM)")
+    assert can_bind(port)
+
+
+def test_a_command_that_does_not_end_is_killed(cli: Cli) -> None:
+    shorter = "import sys; from ephemport.cli import main, run; run._GRACE = 0.2; sys.exit(main())"
+    process = cli.start_anything(
+        *(sys.executable, "-c", shorter, "run", "-q", "--wait-listening", "1"),
+        *python(ENDS_AT_CTRL_C),
+    )
+    assert line(process) == ""
+    assert all_said(process).endswith("still runs after 0.2 s: killed (SIGKILL)\n")
+    assert process.wait(30) == 124
+
+
+def test_a_signal_while_the_command_is_ended_is_forwarded(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "1", *python(ENDS_AT_CTRL_C))
+    assert line(process) == ""
+    assert process.stderr
+    while "SIGTERM" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (124, "interrupted\n", "")
+
+
+def test_all_of_several_must_come_up(cli: Cli) -> None:
+    names = ("-p", "A", "-p", "B")
+    process = cli.start("run", "-q", *names, "--wait-listening", "2", *python(LISTENS, "{A}"))
+    said = all_said(process)
+    assert process.wait(30) == 124
+    assert line(process) == "up"
+    assert "A: after" in said
+    assert "B: nothing listened" in said
+
+
+def test_a_stranger_on_the_port(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "30", *python(SLEEPS, "{PORT}"))
+    port = int(line(process))
+    with socket.create_server(("127.0.0.1", port)):
+        said = all_said(process)
+    assert process.wait(30) == 124
+    assert f"port {port} has the wrong listener: " in said
+    assert f"pid {os.getpid()}" in said
+    assert "SIGTERM" in said
+
+
+@pytest.mark.parametrize(("own", "status"), [(0, 124), (1, 1), (3, 3), (126, 126)])
+def test_a_command_that_ends_before_its_server_is_up(cli: Cli, own: int, status: int) -> None:
+    done = cli.run("run", "-q", "--wait-listening", "30", "--", "sh", "-c", f"exit {own}")
+    assert done.status == status
+    assert f"exited with status {own} before it listened" in done.stderr
+    assert "SIGTERM" not in done.stderr
+
+
+def test_ctrl_c_stays_ctrl_c(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "30", *python(SLEEPS))
+    assert line(process) == ""
+    process.send_signal(signal.SIGINT)
+    # Python's own way to end at Ctrl-C: by the signal.
+    assert process.wait(30) == 130
+    assert "was ended by signal 2 before it listened" in all_said(process)
+
+
+def test_a_command_that_ends_well_when_it_is_told_to(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--wait-listening", "30", *python(ENDS_AT_CTRL_C))
+    assert line(process) == ""
+    process.send_signal(signal.SIGINT)
+    assert ended(process).status == 0
+
+
+def test_with_activation_it_is_up_at_once(cli: Cli) -> None:
+    process = cli.start("run", "-q", "--activate", "--wait-listening", "30", *python(SLEEPS))
+    assert process.stderr
+    assert process.stderr.readline().startswith("ephemport: PORT: after ")
+    assert ended(process).status == 0
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "ten"])
+def test_seconds_that_are_none(cli: Cli, seconds: str) -> None:
+    done = cli.run("run", f"--wait-listening={seconds}", "--", "touch", "was-run")
+    assert done.status == 2
+    assert "--wait-listening" in done.stderr
+    assert list(cli.folder.iterdir()) == []
+
+
+def test_the_status_is_documented(cli: Cli) -> None:
+    assert f"with --wait-listening {run.NOT_LISTENING} when" in cli.run("run", "--help").stdout
