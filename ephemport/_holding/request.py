@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ephemport._looking.diagnosis import Diagnosis
 
 ANY = 0
+# From so many ports on the source is asked first how many it has: that costs what a few ports do.
+_MANY = 100
 
 _NOTHING: frozenset[int] = frozenset()
 
@@ -103,7 +105,7 @@ class Request:
                 f"one port cannot serve {count} reservations: pass several, "
                 "or contiguous=True for a row that begins with it"
             )
-        if count > 1 and self.wanted is None and count > len(source.numbers):
+        if count > _MANY and self.wanted is None and count > len(source.numbers):
             # Said before the descriptors run out, of which more would not help.
             raise source.exhausted(self.protocol, self.excluded, count)
         if self.simple:

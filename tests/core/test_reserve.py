@@ -220,7 +220,7 @@ def _exclude() -> None:
             with pytest.raises(RuntimeError) as caught:
                 reserve(exclude=exclude, protocol=protocol)
             assert type(caught.value).__name__ == "PortsExhausted"
-            assert f"outside the {len(exclude)} excluded" in str(caught.value)
+            assert f"{len(exclude)} are excluded (exclude=)" in str(caught.value)
             for r in reservations:
                 r.release()
 
