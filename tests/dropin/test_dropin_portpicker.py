@@ -94,7 +94,7 @@ assert len(ports) == 32
 try:
     portpicker.pick_unused_port()
 except portpicker.NoFreePortFoundError as error:
-    assert "32 numbers are in use" in str(error), error
+    assert "32 ports are in use" in str(error), error
 else:
     raise AssertionError
 """,
