@@ -1,6 +1,7 @@
 """The `ephemport` command. One file a subcommand."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status, failure = _status(arguments), None
         except OSError as error:
             status, failure = FAILED, error
+        except KeyboardInterrupt:
+            # Ended by the signal, which whoever waits for this process has to see.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+            return FAILED
         lost = unwritten()
         if isinstance(lost or failure, BrokenPipeError):
             # Nobody reads any longer, as in "ephemport ls | head".
@@ -76,6 +82,12 @@ class _Parser(argparse.ArgumentParser):
             file.write(message)
         else:
             super()._print_message(message, file)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # Before Python 3.13, argparse makes an empty list of the value in --host=--.
+        if arg_strings == ["--"] and action.option_strings and action.nargs is None:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
 
 
 class _Subparser(_Parser):

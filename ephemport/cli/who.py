@@ -97,7 +97,7 @@ def parse_port(text: str) -> Wanted:
 def _usual_port(scheme: str, text: str) -> int:
     try:
         return socket.getservbyname({"ws": "http", "wss": "https"}.get(scheme, scheme))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name of a service at all
         known = {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(scheme)
     if known is None:
         raise ValueError(f"{text!r} names no port, and {scheme} has no usual one")

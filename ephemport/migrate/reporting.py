@@ -69,7 +69,7 @@ def moved(
 
 def watched(items: Iterable[_Item], count: int, what: str) -> Iterator[_Item]:
     """The items one by one, with a bar on a terminal if there are many and rich is installed."""
-    if count < _MANY or not sys.stderr.isatty():
+    if count < _MANY or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
     try:

@@ -42,7 +42,8 @@ def read_tree(paths: Iterable[Path], exclude: Iterable[str] = ()) -> Tree:
 
     exclude: patterns as in .gitignore, of what not to look at.
     """
-    given = [path.resolve() for path in paths]
+    # Not resolve(), which raises RuntimeError for links that lead in a circle.
+    given = [Path(os.path.realpath(path)) for path in paths]
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")

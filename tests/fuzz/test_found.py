@@ -1,7 +1,10 @@
 """What the fuzzers found, each kept as a test of its own: what is raised, and what it says."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from itertools import count, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from ephemport import (
     wait_listening,
 )
 from ephemport.compat import PortAllocator, TestPortManager, worker_range
+from tests.cli.conftest import COMMAND
+from tests.conftest import ROOT
 from tests.core.helpers import open_descriptors
 
 LONG = "x" * 100_000
@@ -141,3 +146,27 @@ def test_a_time_may_be_any_int() -> None:
 def test_a_number_that_is_no_port_is_nobodys_stand_in() -> None:
     assert port_map.as_written(HUGE) is None
     assert worker_range("testing", "gw" + "9" * 5000).start >= 13000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["migrate", "loop"], "no such file or folder"),
+        (["migrate", "--exclude=--", "."], "0 findings"),
+        (["reserve", "--host=--"], "host '--' is no address"),
+        (["who", "h\udc80://x"], "names no port"),
+    ],
+    ids=lambda value: "",
+)
+def test_what_was_found_in_commands(arguments: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    ran = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
