@@ -1,20 +1,20 @@
 """A reservation: a number and the hold that keeps it, from `reserve()` until `release()`."""
 
 import socket
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex, overload
 
 from ephemport._arguments import checked_count, shown
 from ephemport._errors import ReservationReleased
 from ephemport._holding.block import EndsWithBlock
 from ephemport._holding.handoffs import HANDOFFS
-from ephemport._holding.hold import Hold
+from ephemport._holding.hold import Hold, How, ReservedHold
 from ephemport._holding.host import make_url
-from ephemport._holding.request import Request
+from ephemport._holding.request import Request, exhausted
 from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
+from ephemport._kernel.processes import is_running
 from ephemport._looking.listeners import Listener
 from ephemport._serving.activation import Argument, Text
 from ephemport._serving.start import (
@@ -33,37 +33,62 @@ if TYPE_CHECKING:
 
 
 class Reservation(EndsWithBlock):
-    """A number that nobody else can be given, until `release()` or the end of the process.
+    """A port that nobody else can be given, until `release()` or the end of the process.
 
-    Made by `reserve()`. A server takes the number over by binding and listening on it; the hold
+    Made by `reserve()`. A server takes the port over by binding and listening on it; the hold
     stays beneath, so that it may crash and come back. In a child made by `os.fork()` the
-    reservation is released: only the process that made it holds the number.
+    reservation is released: only the process that made it holds the port. It cannot be copied
+    or pickled: `share()` is the way into another process.
     """
 
-    __slots__ = ("__weakref__", "_hold", "_offer", "handoff", "host", "port", "protocol")
+    __slots__ = ("__weakref__", "_handoff", "_hold", "_host", "_offer", "_port", "_protocol")
 
     def __init__(self, hold: Hold, host: str, protocol: str, handoff: str) -> None:
-        try:
-            self.port = hold.port
-        except AttributeError:
+        if not isinstance(hold, Hold):
             raise TypeError(
                 f"a reservation is not made by hand, of {shown(hold)}: write reserve(), "
                 "reserve(port=8080) or reserve_many(3)"
-            ) from None
+            )
+        hold.__class__ = ReservedHold
         self._hold = hold
         self._offer: Offer | None = None
-        self.host = host
-        self.protocol = protocol
-        self.handoff = handoff
+        self._port = hold.port
+        self._host = host
+        self._protocol = protocol
+        self._handoff = handoff
+
+    @property
+    def port(self) -> int:
+        """The port: 1 to 65535."""
+        return self._port
+
+    @property
+    def host(self) -> str:
+        """Where the server will bind, as it was given to `reserve()`."""
+        return self._host
+
+    @property
+    def protocol(self) -> str:
+        """Of which protocol the port is: "tcp", "udp" or "both"."""
+        return self._protocol
+
+    @property
+    def handoff(self) -> str:
+        """How the server gets the port: "takeover", "shadow" or "fd"."""
+        return self._handoff
 
     @property
     def address(self) -> tuple[str, int]:
         """`(host, port)`, as `socket.bind()` and most servers take it."""
-        return (self.host, self.port)
+        return (self._host, self._port)
 
     @property
     def released(self) -> bool:
-        """Whether this process holds the number no longer."""
+        """Whether this process holds the port no longer.
+
+        The kernel is asked: also after other code closed the descriptor of the hold, as
+        os.closerange() and daemonizing libraries do.
+        """
         return self._hold.closed
 
     def url(self, scheme: str = "http", path: str = "") -> str:
@@ -71,12 +96,34 @@ class Reservation(EndsWithBlock):
         return make_url(scheme, self.host, self.port, path)
 
     def release(self) -> None:
-        """Let the number go. May be called often, and from any thread."""
+        """Let the port go. May be called often, and from any thread.
+
+        When it returns, the port is free at once, also for children that were just made by
+        os.fork() and had a copy (Linux 6.8 and newer; TCP). Interrupted by a signal handler that
+        raises, it can be called again.
+        """
         if self._offer is not None:
             self._offer.withdraw()
         self._hold.close()
 
     _end = release
+
+    def __enter__(self) -> Self:
+        if self._hold.end is not None:
+            self._require_held("enter a with block of")
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    def __copy__(self) -> Never:
+        raise TypeError(f"{self!r} cannot be copied: {_ONE_OF_A_KIND}")
+
+    def __deepcopy__(self, memo: object) -> Never:
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: object) -> Never:
+        raise TypeError(f"{self!r} cannot be pickled: {_ONE_OF_A_KIND}")
 
     def listen(self, backlog: int | None = None) -> socket.socket:
         """A socket that already listens on (host, port), made without ever letting the number go.
@@ -148,39 +195,70 @@ class Reservation(EndsWithBlock):
 
     def _require_held(self, verb: str) -> None:
         if self.released:
-            gone_to = self._hold.gone_to
             raise ReservationReleased(
-                f"cannot {verb} port {self.port}: "
-                + (
-                    f"it was {gone_to}; reserve() here, or adopt() what that process shares"
-                    if gone_to is not None
-                    else "its reservation was released; reserve() another"
-                ),
-                port=self.port,
-                protocol=self.protocol,
+                f"cannot {verb} port {self._port}: {_why_not_held(self._hold)}",
+                port=self._port,
+                protocol=self._protocol,
             )
 
     def __index__(self) -> int:
         return self.port
 
     def __repr__(self) -> str:
-        state = "held"
-        if self.released:
-            gone_to = self._hold.gone_to
-            state = "released" if gone_to is None else f"released here, {gone_to}"
+        if not hasattr(self, "_handoff"):
+            return object.__repr__(self)  # made no further than that: interrupted
+        state = _state_of(self._hold) if self.released else "held"
         return (
-            f"<Reservation {self.port} host={self.host!r} protocol={self.protocol!r} "
-            f"handoff={self.handoff!r} {state}>"
+            f"<Reservation {self._port} host={self._host!r} protocol={self._protocol!r} "
+            f"handoff={self._handoff!r} {state}>"
         )
 
-    def __del__(self) -> None:
-        try:
-            forgotten = self._hold.sockets
-        except AttributeError:  # made by hand, and refused
-            return
-        if forgotten:
-            warnings.warn(f"unreleased {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self.release()
+
+_ONE_OF_A_KIND = (
+    "it is held by this process. For another process there is share(), which gives a token that "
+    "it can adopt()"
+)
+
+
+def _state_of(hold: Hold) -> str:
+    """How a hold ended, in a word or two."""
+    end = hold.end
+    if end is None or end.how is How.RELEASED:
+        return "released"
+    if end.how is How.CLOSED:
+        return "lost: its descriptor was closed"
+    if end.how is How.ADOPTED:
+        return f"released here, adopted by pid {end.pid}"
+    return f"released here, kept by pid {end.pid}{_has_ended(end.pid)}"
+
+
+def _why_not_held(hold: Hold) -> str:
+    """How a hold ended and what to do about it, as errors say it."""
+    end = hold.end
+    if end is None or end.how is How.RELEASED:
+        return "its reservation was released; reserve() another"
+    if end.how is How.CLOSED:
+        return (
+            "code of this process closed the descriptor that held it, as os.closerange() and "
+            "daemonizing libraries do, and nothing holds it now; reserve() after that"
+        )
+    if end.how is How.ADOPTED:
+        return (
+            f"it was adopted by pid {end.pid}; reserve() here, or adopt() what that process shares"
+        )
+    if _has_ended(end.pid):
+        return (
+            f"it was kept by pid {end.pid}, which this process was forked from and which has "
+            "ended, so that nothing holds it now; a daemon calls reserve() when it has become one"
+        )
+    return (
+        f"it was kept by pid {end.pid}, which this process was forked from; reserve() here, or "
+        "adopt() what that process shares"
+    )
+
+
+def _has_ended(pid: int | None) -> str:
+    return "" if pid is not None and is_running(pid) else ", which has ended"
 
 
 class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
@@ -230,6 +308,9 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
     def __len__(self) -> int:
         return len(self._reservations)
 
+    def __copy__(self) -> Never:
+        raise TypeError(f"{self!r} cannot be copied: each {_ONE_OF_A_KIND}")
+
     def __repr__(self) -> str:
         return f"<ReservationGroup {list(self._reservations)!r}>"
 
@@ -241,10 +322,6 @@ def _checked_reservations(reservations: Iterable[Reservation]) -> Iterator[Reser
         if not isinstance(one, Reservation):
             raise TypeError(f"a group is made of reservations, not of {shown(one)}")
         yield one
-
-
-# What reserve() asks for without arguments: to check it every time costs a tenth of a hold.
-_USUAL = Request()
 
 
 def reserve(
@@ -270,16 +347,24 @@ def reserve(
     Raises PortsExhausted when no number (or no descriptor) is left, PortUnavailable when `port` is
     taken, TypeError and ValueError for arguments that make no sense, before anything is bound.
     """
-    request = (
-        _USUAL
-        if port is None
+    if (
+        port is None
         and not exclude
         and host == "127.0.0.1"
         and protocol == "tcp"
         and handoff == "takeover"
-        else Request(host, protocol, port, exclude, handoff)
-    )
-    return Reservation(request.hold_one(EPHEMERAL), host, protocol, handoff)
+    ):
+        # The usual case: to check what need not be checked costs a tenth of a hold.
+        try:
+            hold = EPHEMERAL.hold_usual()
+        except OSError as error:
+            raise exhausted(error, protocol) from error
+        try:
+            return Reservation(hold, host, protocol, handoff)
+        except BaseException:
+            hold.close()
+            raise
+    return reserve_from(EPHEMERAL, Request(host, protocol, port, exclude, handoff))
 
 
 def reserve_many(

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from ephemport import _spelling
 from ephemport._arguments import shown
-from ephemport._holding.hold import Hold, shadow_addresses
+from ephemport._holding.hold import Hold
 from ephemport._holding.host import Endpoint, endpoint
+from ephemport._holding.shadow import shadow_addresses
 from ephemport._looking.recognition import HoldKind
 
 # Where the shadows of a hold go, by kind of socket (SOCK_STREAM, SOCK_DGRAM).

@@ -1,15 +1,27 @@
-"""The sockets that keep a number: exclusive, open, shadow. The place for setsockopt().
+"""The sockets that keep a port: exclusive, open, shadow. The place for setsockopt().
 
 A hold is bound and never listens. It starts exclusive: bound on the wildcard address of both
-families with every option off, so that the kernel gives its number to nobody, whatever they set
+families with every option off, so that the kernel gives its port to nobody, whatever they set
 (man 7 socket, SO_REUSEADDR; net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict). Then it may
 be opened, so that a server can take it over, or moved to an address that the server does not use.
+
+Two things can happen to a hold at any moment, and it is made for both:
+
+- A signal handler raises (Ctrl-C, pytest-timeout). Nothing but its reservation refers to a hold, so
+  one that never became a reservation goes with the frame that had it. No lock is taken on the way.
+- Other code of this process closes its descriptor (os.closerange(), a daemonizing library), and
+  the descriptor's number becomes somebody else's. A hold knows its sockets by what the kernel calls
+  them, and touches nothing else.
 """
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+from operator import methodcaller
 from socket import (
     AF_INET,
     AF_INET6,
@@ -24,93 +36,270 @@ from socket import (
     SocketType,
     socket,
 )
-from typing import Protocol
+from time import monotonic, sleep
+from typing import NamedTuple, Protocol
+from weakref import ref
 
-from ephemport import _spelling
-from ephemport._holding.host import Endpoint, is_of_this_machine
-from ephemport._kernel.fork import lock
+from ephemport._holding.host import Endpoint
+from ephemport._kernel.fork import forks, lock
 from ephemport._kernel.protocols import KINDS
 from ephemport._kernel.sockets import State, read_sockets
 from ephemport._looking.mark import mark_this_process
 
-# `with lock:` looks both up each time, which is a twentieth of what a hold costs. Taken inside of
-# the try: a signal that arrives right after the acquire must not leave the lock taken.
-_lock, _unlock = lock.acquire, lock.release
+# EACCES: a range that reaches below ip_unprivileged_port_start.
+TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
-_live: set["Hold"] = set()
+# Weak, each with its own removal as the callback: see above.
+_live: set["ref[Hold]"] = set()
+_forget = _live.discard
+
+
+def _mark_and_add(first: "ref[Hold]") -> None:
+    """Mark the process, with its first hold; from then on only add."""
+    global _add_live
+    _add_live = _live.add
+    mark_this_process()
+    _live.add(first)
+
+
+_add_live: Callable[["ref[Hold]"], None] = _mark_and_add
 
 # The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
 # is not needed here and costs a tenth of a hold.
 _new_socket = SocketType
 
-# EACCES: a range that reaches below ip_unprivileged_port_start.
-TAKEN = (errno.EADDRINUSE, errno.EACCES)
+# What the kernel calls a socket as long as it runs: a number that is given once (SO_COOKIE in
+# include/uapi/asm-generic/socket.h, Linux 4.12).
+_SO_COOKIE = 57
+_cookie_of = methodcaller("getsockopt", SOL_SOCKET, _SO_COOKIE, 8)
 
 # Wildcard holds conflict with it, connections and servers practically never use it.
 _GATE = "127.255.255.254"
 
+# How long a child that was just forked may take to close its copies, in seconds.
+_PATIENCE_WITH_CHILDREN = 1.0
+_PAUSE = 0.0002
+
+# For the usual hold, where looking up a name is felt.
+_V6, _TCP, _IPV6, _V6ONLY = int(AF_INET6), int(SOCK_STREAM), int(IPPROTO_IPV6), int(IPV6_V6ONLY)
+_SOL, _REUSEADDR, _REUSEPORT = int(SOL_SOCKET), int(SO_REUSEADDR), int(SO_REUSEPORT)
+_ANY = ("::", 0)
+
+Identity = bytes | tuple[int, int]
+# A socket, what it is called, and its descriptor.
+Part = tuple[SocketType, Identity, int]
+
 
 class Lease(Protocol):
-    """What a source keeps as long as a number is held, a lock file say."""
+    """What a source keeps as long as a port is held, a lock file say."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Give it back. May be called often."""
 
     def abandon(self) -> None:
         """Drop this process's copy after a fork; the parent still has it."""
 
 
+class How(Enum):
+    """How a hold ended."""
+
+    RELEASED = auto()
+    FORKED = auto()
+    ADOPTED = auto()
+    CLOSED = auto()
+
+
+class End(NamedTuple):
+    """The end of a hold: how, and the process that kept it (FORKED) or has it now (ADOPTED)."""
+
+    how: How
+    pid: int | None = None
+
+
 class Hold:
-    """One number and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
+    """One port and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
 
-    __slots__ = ("gone_to", "lease", "port", "sockets")
+    __slots__ = ("__weakref__", "_end", "_forks", "_parts", "lease", "port")
 
-    def __init__(self, port: int, sockets: tuple[SocketType, ...]) -> None:
-        self.port = port
-        # TCP before UDP; none as soon as the number was let go.
-        self.sockets = sockets
+    def __init__(self) -> None:
+        # TCP before UDP; none as soon as the port was let go.
+        self._parts: tuple[Part, ...] = ()
+        self._forks = forks[0]
+        self._end: End | None = None
+        self.port = 0
         self.lease: Lease | None = None
-        self.gone_to: str | None = None
-        if not _live:
-            mark_this_process()
-        _live.add(self)
+        _add_live(ref(self, _forget))
+
+    @property
+    def sockets(self) -> tuple[SocketType, ...]:
+        """The sockets, TCP before UDP; none once the port was let go, or is lost."""
+        return () if self.closed else tuple(sock for sock, _, _ in self._parts)
 
     @property
     def closed(self) -> bool:
-        """Whether the number was let go (by this process)."""
-        return not self.sockets
+        """Whether this process holds the port no longer. Asks the kernel."""
+        if any(not _is(sock, identity) for sock, identity, _ in self._parts):
+            self._end = End(How.CLOSED)
+            self.close()
+        return not self._parts
+
+    @property
+    def end(self) -> End | None:
+        """How it ended; None as long as it holds."""
+        return None if self._parts else self._end or End(How.RELEASED)
 
     def close(self) -> None:
-        """Let the number go. May be called often, and from any thread."""
-        try:
-            _lock()
-            for sock in self.sockets:
+        """Let the port go. May be called often, and from any thread."""
+        if self._forks != forks[0]:
+            self._close_after_fork()
+        for sock, identity, _ in self._parts:
+            try:
+                known = _cookie_of(sock)
+            except OSError:
+                known = None
+            # Interrupted between the two, the next call goes on.
+            if known == identity:
                 sock.close()
-            self.sockets = ()
-            _live.discard(self)
-            if self.lease is not None:
-                self.lease.close()
-                self.lease = None
-        finally:
-            _unlock()
+            else:
+                _close_unless_lost(sock, identity)
+        self._parts = ()
+        if self.lease is not None:
+            self.lease.close()
+            self.lease = None
+        self.__class__ = Hold
+
+    def hand_on(self, pid: int) -> None:
+        """Let go because process `pid` has the sockets now."""
+        self._end = End(How.ADOPTED, pid)
+        self.close()
+
+    def _close_after_fork(self) -> None:
+        """Close, and return only when children that were just forked have closed their copies too.
+
+        They do so before anything else (`_after_fork_in_child`), but not before os.fork() returns
+        here. Seen on Linux 6.8 and newer (TCP) only; elsewhere nothing is waited for.
+        """
+        own = [sock for sock, identity, _ in self._parts if _is(sock, identity)]
+        left = {os.fstat(sock.fileno()).st_ino for sock in own}
+        protocols = {_protocol_of(sock) for sock in own}
+        self._forks = forks[0]
+        adopted = self._end is not None
+        self.close()
+        deadline = monotonic() + _PATIENCE_WITH_CHILDREN
+        quiet = {State.BOUND_INACTIVE, State.CLOSE}
+        while left and not adopted and monotonic() < deadline:
+            try:
+                seen = {
+                    record.inode
+                    for protocol in protocols
+                    for record in read_sockets(protocol, quiet, port=self.port)
+                }
+            except OSError:
+                return
+            left &= seen
+            if left:
+                sleep(_PAUSE)
 
     def _abandon(self, parent: int) -> None:
-        for sock in self.sockets:
-            sock.close()
-        self.sockets = ()
-        self.gone_to = f"kept by pid {parent}, which this process was forked from"
+        if self._parts:
+            self._end = End(How.FORKED, parent)
+        for sock, identity, descriptor in self._parts:
+            if sock.fileno() == descriptor:
+                _close_unless_lost(sock, identity)
+            else:
+                with suppress(OSError):
+                    _close_copy(descriptor, identity)
+        self._parts = ()
         if self.lease is not None:
             self.lease.abandon()
             self.lease = None
+
+    def add(self, family: int, kind: int) -> SocketType:
+        """A socket of this hold's, not bound yet. Raises OSError."""
+        while True:
+            before = forks[0]
+            sock = _new_socket(family, kind)
+            try:
+                self._parts = (*self._parts, (sock, _identity(sock), sock.fileno()))
+                if forks[0] == before:
+                    return sock
+                # A child may have a copy that it knows nothing of: this one must never be bound.
+                self._parts = self._parts[:-1]
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+
+    def bind(self, kind: int, port: int) -> None:
+        """Hold `port` for sockets of `kind`, exclusively; 0 lets the operating system choose.
+
+        Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
+        """
+        sock, address = self._add_wildcard(kind)
+        sock.bind((address, port))
+        _refuse_datagrams(sock)
+        self.port = sock.getsockname()[1]
+
+    def bind_first(self, kind: int, ports: Iterable[int]) -> bool:
+        """As `bind()`, for the first of `ports` that is free; False when none of them is."""
+        # A socket whose bind was refused can be bound again: a try costs one system call.
+        sock, address = self._add_wildcard(kind)
+        for port in ports:
+            try:
+                sock.bind((address, port))
+            except OSError as error:
+                if error.errno not in TAKEN:
+                    raise
+            else:
+                _refuse_datagrams(sock)
+                self.port = port
+                return True
+        return False
+
+    def _add_wildcard(self, kind: int) -> tuple[SocketType, str]:
+        """A socket of both families if there are two, and the address that covers all of them."""
+        try:
+            sock = self.add(AF_INET6, kind)
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
+            return self.add(AF_INET, kind), "0.0.0.0"
+        sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
+        return sock, "::"
+
+    def bind_past_time_wait(self, port: int, taken: OSError) -> None:
+        """Hold TCP `port`, although connections that its last server closed are in TIME_WAIT.
+
+        Such a port is only given to a bind with SO_REUSEADDR set (TCP_TIMEWAIT_LEN, 60 s), and
+        such a bind is not exclusive. So the port is first taken on an address of its own, where
+        every other hold of it would conflict. Raises `taken` when a socket is in the way.
+        """
+        gate = Hold()
+        try:
+            guard = gate.add(AF_INET, SOCK_STREAM)
+            # Any hold and any server on a wildcard conflicts with this bind, whatever it set.
+            guard.bind((_GATE, port))
+            guard.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock, address = self._add_wildcard(SOCK_STREAM)
+            _bind_beside(sock, Endpoint(sock.family, address), port)
+        finally:
+            gate.close()
+        mine = os.fstat(sock.fileno()).st_ino
+        # A server between its bind() and its listen() on one address passes the gate.
+        others = read_sockets("tcp", {State.BOUND_INACTIVE, State.LISTEN}, port=port)
+        if any(record.inode != mine for record in others):
+            raise taken
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
+        self.port = port
 
     def open(self) -> None:
         """Let TCP servers in that set SO_REUSEADDR or SO_REUSEPORT; UDP stays exclusive.
 
         After the bind both options cost nothing and give nothing away: `bind(0)` and `connect()`
-        never share a number that somebody bound. A second UDP socket, on the other hand, would
+        never share a port that somebody bound. A second UDP socket, on the other hand, would
         take the datagrams, so UDP is opened only while a socket is handed over.
         """
-        sock = self.sockets[0]
+        sock = self._parts[0][0]
         if sock.type == SOCK_STREAM:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
@@ -124,30 +313,46 @@ class Hold:
                 for sock in self.sockets
                 if sock.type == kind and not sock.getsockopt(SOL_SOCKET, SO_REUSEADDR)
             ]
-            for sock in shut:
-                sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             try:
+                for sock in shut:
+                    sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
                 yield
             finally:
                 for sock in shut:
                     sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
 
     def move_to_shadow(self, addresses: dict[int, Endpoint]) -> None:
-        """Keep the number from the given addresses (by socket kind) instead of the wildcard.
+        """Keep the port from the given addresses (by socket kind) instead of the wildcard.
 
-        At no moment is the number free: the shadow is bound beside the wildcard, then that goes.
+        At no moment is the port free: the shadow is bound beside the wildcard, then that goes.
+        Raises OSError; the hold is then as it was.
         """
-        with lock:
-            moved: list[SocketType] = []
-            try:
-                for sock in self.sockets:
-                    there = addresses.get(sock.type)
-                    moved.append(_shadow(sock, there) if there is not None else sock)
-            except BaseException:
-                _close_all_but(self.sockets, moved)
-                raise
-            _close_all_but(moved, self.sockets)
-            self.sockets = tuple(moved)
+        before = self._parts
+        try:
+            for sock, _, _ in before:
+                if sock.type in addresses:
+                    self._shadow(sock, addresses[sock.type])
+        except BaseException:
+            added, self._parts = self._parts[len(before) :], before
+            for sock, _, _ in added:
+                sock.close()
+            raise
+        kept = [part for part in before if part[0].type not in addresses]
+        moved = [*self._parts[len(before) :], *kept]
+        self._parts = tuple(sorted(moved, key=lambda part: part[0].type))
+        for sock, _, _ in before:
+            if sock.type in addresses:
+                sock.close()
+
+    def _shadow(self, sock: SocketType, endpoint: Endpoint) -> None:
+        shadow = self.add(endpoint.family, sock.type)
+        if endpoint.family == AF_INET6:
+            shadow.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        shadow.bind(endpoint.sockaddr(self.port))
+        shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
+        _refuse_datagrams(shadow)
 
     def listener(self, endpoint: Endpoint, backlog: int | None) -> socket:
         """A TCP socket that listens on `endpoint`, under the hold. Raises OSError."""
@@ -181,24 +386,76 @@ class Hold:
         return sock
 
 
+class ReservedHold(Hold):
+    """A hold that belongs to a reservation, until it is closed: only this one may be forgotten.
+
+    A finalizer in Python is a place where what a signal handler raises is lost (it goes to
+    sys.unraisablehook), so that holds that were closed have none.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if not self.closed:
+            protocol = "both" if len(self._parts) > 1 else _protocol_of(self._parts[0][0])
+            try:
+                warnings.warn(
+                    f"unreleased reservation of port {self.port} ({protocol})",
+                    ResourceWarning,
+                    stacklevel=1,
+                    source=self,
+                )
+            finally:
+                self.close()
+
+
 def hold(port: int, protocol: str) -> Hold:
     """Hold `port` exclusively on every address; 0 lets the operating system choose.
 
-    Raises OSError: EADDRINUSE when the number (or, for 0, every number) is taken.
+    Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
     """
+    held = Hold()
     try:
-        _lock()
-        sock = _exclusive(SOCK_DGRAM if protocol == "udp" else SOCK_STREAM, port)
-        port = sock.getsockname()[1]
-        if protocol != "both":
-            return Hold(port, (sock,))
+        for kind in KINDS[protocol]:
+            held.bind(kind, held.port or port)
+        return held
+    except BaseException:
+        held.close()
+        raise
+
+
+def opened(held: Hold) -> Hold:
+    """The hold, opened, or closed where that fails. Raises OSError."""
+    try:
+        held.open()
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def hold_usual() -> Hold:
+    """`hold(0, "tcp")` and `open()`, written out: the calls between cost a fifth of the whole."""
+    held = Hold()
+    try:
         try:
-            return Hold(port, (sock, _exclusive(SOCK_DGRAM, port)))
-        except BaseException:
-            sock.close()
-            raise
-    finally:
-        _unlock()
+            sock = _new_socket(_V6, _TCP)
+            held._parts = ((sock, _cookie_of(sock), sock.fileno()),)
+        except OSError:
+            sock = None
+        if sock is None or held._forks != forks[0]:
+            # No IPv6, no cookies, no descriptor left, or a fork: the long way, which minds them.
+            held.close()
+            return opened(hold(0, "tcp"))
+        sock.setsockopt(_IPV6, _V6ONLY, 0)
+        sock.bind(_ANY)
+        sock.setsockopt(_SOL, _REUSEADDR, 1)
+        sock.setsockopt(_SOL, _REUSEPORT, 1)
+        held.port = sock.getsockname()[1]
+        return held
+    except BaseException:
+        held.close()
+        raise
 
 
 def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
@@ -211,134 +468,98 @@ def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
                 if error.errno not in TAKEN:
                     raise
         return None
-    kind = SOCK_DGRAM if protocol == "udp" else SOCK_STREAM
-    with lock:
-        # A socket whose bind was refused can be bound again: a try costs one system call.
-        sock, address = _wildcard_socket(kind)
-        try:
-            for port in ports:
-                try:
-                    sock.bind((address, port))
-                except OSError as error:
-                    if error.errno not in TAKEN:
-                        raise
-                else:
-                    _refuse_datagrams(sock)
-                    return Hold(port, (sock,))
-        except BaseException:
-            sock.close()
-            raise
-        sock.close()
-        return None
+    held = Hold()
+    try:
+        if held.bind_first(KINDS[protocol][0], ports):
+            return held
+    except BaseException:
+        held.close()
+        raise
+    held.close()
+    return None
 
 
 def hold_number(port: int, protocol: str) -> Hold:
-    """Like `hold()`, for a number asked for by name: its own TIME_WAITs are not in the way.
-
-    A number whose last server closed its connections stays in TIME_WAIT for 60 s (TCP_TIMEWAIT_LEN)
-    and only a bind with SO_REUSEADDR set gets it meanwhile. Such a bind is not exclusive, so the
-    number is first taken on an address of its own, where every other hold of it would conflict.
-    """
+    """Like `hold()`, for a port asked for by name: its own TIME_WAITs are not in the way."""
     try:
         return hold(port, protocol)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or protocol == "udp":
             raise
-        with lock:
-            tcp = _past_time_wait(port, error)
-            try:
-                if protocol == "tcp":
-                    return Hold(port, (tcp,))
-                return Hold(port, (tcp, _exclusive(SOCK_DGRAM, port)))
-            except BaseException:
-                tcp.close()
-                raise
+        held = Hold()
+        try:
+            held.bind_past_time_wait(port, error)
+            if protocol == "both":
+                held.bind(SOCK_DGRAM, port)
+            return held
+        except BaseException:
+            held.close()
+            raise
 
 
 def adopt_sockets(port: int, sockets: tuple[SocketType, ...]) -> Hold:
     """A hold made of sockets that another process bound."""
-    with lock:
-        return Hold(port, sockets)
+    held = Hold()
+    held._parts = tuple((sock, _identity(sock), sock.fileno()) for sock in sockets)
+    held.port = port
+    return held
 
 
 def live_inodes() -> set[int]:
     """The inodes of the sockets of every live hold of this process."""
-    with lock:
-        return {os.fstat(sock.fileno()).st_ino for hold in _live for sock in hold.sockets}
+    holds = filter(None, (reference() for reference in list(_live)))
+    return {os.fstat(sock.fileno()).st_ino for held in holds for sock in held.sockets}
 
 
-def shadow_addresses(host: str, endpoint: Endpoint, protocol: str) -> dict[int, Endpoint]:
-    """Where the shadow of a server on `host` goes, by socket kind. ValueError: nowhere."""
-    return {kind: _shadow_address(host, endpoint, kind) for kind in KINDS[protocol]}
+def _protocol_of(sock: SocketType) -> str:
+    return "udp" if sock.type == SOCK_DGRAM else "tcp"
 
 
-def _wildcard_socket(kind: int) -> tuple[SocketType, str]:
-    """A socket of both families if there are two, and the address that covers all of them."""
+def _identity(sock: SocketType) -> Identity:
+    """What no other socket is called, nor any other file. Raises OSError: it is closed."""
     try:
-        sock = _new_socket(AF_INET6, kind)
+        cookie: bytes = _cookie_of(sock)
+        return cookie
     except OSError as error:
-        if error.errno != errno.EAFNOSUPPORT:
+        if error.errno == errno.EBADF:
             raise
-        return _new_socket(AF_INET, kind), "0.0.0.0"
-    try:
-        sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
-    except BaseException:
-        sock.close()
-        raise
-    return sock, "::"
+    # Linux before 4.12, gVisor, or no socket any more.
+    found = os.fstat(sock.fileno())
+    return found.st_dev, found.st_ino
 
 
-def _exclusive(kind: int, port: int) -> SocketType:
-    # _wildcard_socket() written out: as a call it was a fiftieth of what a hold costs, and took
-    # reserve() beyond 1.3 times the bare system calls.
+def _is(sock: SocketType, identity: Identity) -> bool:
+    """Whether a socket's descriptor still is what it was."""
     try:
-        sock = _new_socket(AF_INET6, kind)
-    except OSError as error:
-        if error.errno != errno.EAFNOSUPPORT:
-            raise
-        sock = _new_socket(AF_INET, kind)
-    try:
-        if sock.family == AF_INET6:
-            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)
-            sock.bind(("::", port))
-        else:
-            sock.bind(("0.0.0.0", port))
-        if kind == SOCK_DGRAM:
-            _refuse_datagrams(sock)
-    except BaseException:
+        return _identity(sock) == identity
+    except OSError:
+        return False
+
+
+def _close_unless_lost(sock: SocketType, identity: Identity) -> None:
+    """Close a socket, but not whatever else has its descriptor by now."""
+    if _is(sock, identity):
         sock.close()
-        raise
-    return sock
+    else:
+        sock.detach()
+
+
+def _close_copy(descriptor: int, identity: Identity) -> None:
+    """Close a socket that another thread of the parent was about to close when it forked."""
+    from ephemport._kernel.other_process import socket_option
+
+    found = os.fstat(descriptor)
+    known: Identity = (found.st_dev, found.st_ino)
+    if isinstance(identity, bytes):
+        known = socket_option(descriptor, _SO_COOKIE).to_bytes(len(identity), sys.byteorder)
+    if known == identity:
+        os.close(descriptor)
 
 
 def _refuse_datagrams(sock: SocketType) -> None:
     # A UDP hold wants none; the smallest buffer also tells it from a server (sock_diag).
     if sock.type == SOCK_DGRAM:
         sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
-
-
-def _past_time_wait(port: int, taken: OSError) -> SocketType:
-    with socket(AF_INET, SOCK_STREAM) as gate:
-        # Any hold and any server on a wildcard conflicts with this bind, whatever it set.
-        gate.bind((_GATE, port))
-        gate.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        sock, address = _wildcard_socket(SOCK_STREAM)
-        try:
-            _bind_beside(sock, Endpoint(sock.family, address), port)
-        except BaseException:
-            sock.close()
-            raise
-    try:
-        mine = os.fstat(sock.fileno()).st_ino
-        # A server between its bind() and its listen() on one address passes the gate.
-        others = read_sockets("tcp", {State.BOUND_INACTIVE, State.LISTEN}, port=port)
-        if any(record.inode != mine for record in others):
-            raise taken
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _bind_beside(sock: SocketType, endpoint: Endpoint, port: int) -> None:
@@ -348,62 +569,22 @@ def _bind_beside(sock: SocketType, endpoint: Endpoint, port: int) -> None:
     sock.bind(endpoint.sockaddr(port))
 
 
-def _shadow(sock: SocketType, endpoint: Endpoint) -> SocketType:
-    shadow = _new_socket(endpoint.family, sock.type)
-    try:
-        if endpoint.family == AF_INET6:
-            shadow.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        shadow.bind(endpoint.sockaddr(sock.getsockname()[1]))
-        shadow.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
-        _refuse_datagrams(shadow)
-    except BaseException:
-        shadow.close()
-        raise
-    return shadow
-
-
-def _close_all_but(kept: Collection[SocketType], sockets: Iterable[SocketType]) -> None:
-    for sock in sockets:
-        if sock not in kept:
-            sock.close()
-
-
-def _shadow_address(host: str, endpoint: Endpoint, kind: int) -> Endpoint:
-    v6_loopback = Endpoint(AF_INET6, "::1")
-    v4_loopback = Endpoint(AF_INET, "127.0.0.2" if endpoint.address != "127.0.0.2" else "127.0.0.3")
-    if endpoint.family == AF_INET6 and endpoint.is_wildcard:
-        raise ValueError(
-            f"no shadow can exist for a server on {host!r}: it conflicts with a hold on any "
-            f"address. What is left: {_spelling.TAKEOVER}, which keeps the full hold and lets in "
-            f"servers that set SO_REUSEADDR; {_spelling.ASSIST}, which sets it for them; or "
-            f"{_spelling.FD}"
-        )
-    if endpoint.is_wildcard:
-        if is_of_this_machine(v6_loopback):
-            return v6_loopback
-        raise ValueError(
-            f"no shadow can exist for a server on {host!r} without IPv6: it conflicts with a hold "
-            f"on any IPv4 address. What is left: {_spelling.HOST} 127.0.0.1, "
-            f"{_spelling.TAKEOVER}, or {_spelling.FD}"
-        )
-    # A server on "localhost" may bind either family, or both: only another IPv4 address is free.
-    v4_only = endpoint.family == AF_INET and host != "localhost"
-    if kind == SOCK_STREAM and v4_only and is_of_this_machine(v6_loopback):
-        return v6_loopback
-    return v4_loopback
-
-
 def _default_receive_buffer() -> int:
     with open("/proc/sys/net/core/rmem_default", encoding="ascii") as file:
         return int(file.read())
 
 
+# Whose the holds are: in a child, its parent's, which may have ended by the time it is asked for.
+_process = os.getpid()
+
+
 def _after_fork_in_child() -> None:
-    parent = os.getppid()
-    for held in _live:
-        held._abandon(parent)
+    global _process
+    parent, _process = _process, os.getpid()
+    for reference in list(_live):
+        held = reference()
+        if held is not None:
+            held._abandon(parent)
     _live.clear()
     lock.release()
 

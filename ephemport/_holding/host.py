@@ -7,13 +7,15 @@ excepted). It says where `listen()` listens, and what stands in URLs.
 import errno
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ephemport._arguments import shown, text
-from ephemport._kernel.fork import lock
 
 # Kept from the start: tests patch socket.socket, and want their numbers all the same.
 _Socket = socket.socket
+
+_IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h, Linux 4.2
 
 # Known to be addresses of this machine without asking it.
 CERTAIN_HOSTS = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
@@ -72,7 +74,10 @@ def is_of_this_machine(candidate: Endpoint) -> bool:
     # EADDRNOTAVAIL is decided before the number is looked for (net/ipv4/af_inet.c, __inet_bind),
     # so a UDP socket tells without ever touching a TCP number.
     try:
-        with lock, _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
+        with _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
+            # No port: a child that is forked meanwhile would keep it.
+            with suppress(OSError):
+                probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             probe.bind(candidate.sockaddr(0))
     except OSError as error:
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV)

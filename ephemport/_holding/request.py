@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from ephemport._arguments import PORTS, at_most, port_or_any, shown
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
-from ephemport._holding.hold import TAKEN, Hold
+from ephemport._holding.hold import TAKEN, Hold, opened
 from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.sources import Source
 from ephemport._kernel.protocols import check_protocol
@@ -87,15 +87,9 @@ class Request:
         """Hold the one number that is asked for, ready for its server."""
         if self.simple:
             try:
-                hold = source.hold(self.protocol, self.excluded)
+                return opened(source.hold(self.protocol, self.excluded))
             except OSError as error:
-                raise _exhausted(error, self.protocol) from error
-            try:
-                hold.open()
-            except BaseException:
-                hold.close()
-                raise
-            return hold
+                raise exhausted(error, self.protocol) from error
         return self.hold_many(source, 1)[0]
 
     def hold_many(self, source: Source, count: int) -> list[Hold]:
@@ -275,7 +269,7 @@ def _all_or_nothing(protocol: str, holds: list[Hold] | None = None) -> Iterator[
     except BaseException as error:
         _close_all(collected)
         if isinstance(error, OSError):
-            raise _exhausted(error, protocol) from error
+            raise exhausted(error, protocol) from error
         raise
 
 
@@ -327,7 +321,7 @@ def _what_to_do(port: int, diagnosis: "Diagnosis | None", verb: str) -> str:
     return f"{first}, or ask for another port (port=[{port}, 0] falls back to any)"
 
 
-def _exhausted(error: OSError, protocol: str | None = None) -> Exception:
+def exhausted(error: OSError, protocol: str | None = None) -> Exception:
     """PortsExhausted for a lack of descriptors; any other error as it is."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

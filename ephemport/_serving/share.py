@@ -28,6 +28,7 @@ import struct
 import threading
 import time
 from contextlib import suppress
+from weakref import ref
 
 from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold
@@ -56,8 +57,8 @@ class Offer:
     """
 
     def __init__(self, hold: Hold, terms: dict[str, str]) -> None:
-        # Not the reservation: one that is lost must still be found lost.
-        self.hold = hold
+        # Weak: a reservation that is forgotten must be found so, and its token dies with it.
+        self._hold = ref(hold, lambda _: self.withdraw())
         self.terms = terms
         self.secret = secrets.token_hex(16)
         name = secrets.token_hex(16)
@@ -74,6 +75,12 @@ class Offer:
                     reason = getattr(error, "strerror", None) or error
                     raise EphemportError(f"cannot share port {hold.port}: {reason}") from error
                 raise
+
+    @property
+    def hold(self) -> Hold | None:
+        """What is given away; None once it was released, or is lost."""
+        hold = self._hold()
+        return None if hold is None or hold.closed else hold
 
     def withdraw(self) -> None:
         """Let the token die, at once. May be called often, from any thread and signal handler."""
@@ -238,11 +245,12 @@ class _Server:
         if not hmac.compare_digest(secret, offer.secret.encode()):
             self._dismiss(visitor, "the token is wrong")
             return
-        sockets = array.array("i", [sock.fileno() for sock in offer.hold.sockets])
-        if not sockets:
+        hold = offer.hold
+        sockets = array.array("i", [sock.fileno() for sock in hold.sockets] if hold else [])
+        if hold is None or not sockets:
             self._end(offer, _RELEASED)
             return
-        terms = json.dumps({**offer.terms, "port": offer.hold.port}).encode()
+        terms = json.dumps({**offer.terms, "port": hold.port}).encode()
         try:
             visitor.connection.sendmsg([terms], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sockets)])
         except OSError:
@@ -251,16 +259,19 @@ class _Server:
             visitor.has_sockets = True
 
     def _let_go(self, visitor: _Visitor) -> None:
+        offer = visitor.offer
+        hold = offer.hold
+        if hold is None:  # released since the sockets were sent
+            self._end(offer, _RELEASED)
+            return
         try:
             visitor.connection.send(LET_GO)
         except OSError:
             # It has hung up since, so the number stays ours.
             self._dismiss(visitor)
             return
-        offer = visitor.offer
-        offer.hold.gone_to = f"adopted by pid {visitor.pid}"
         with suppress(OSError):
-            offer.hold.close()
+            hold.hand_on(visitor.pid)
         self._dismiss(visitor)
         self._end(offer, f"it was adopted by pid {visitor.pid} meanwhile")
 

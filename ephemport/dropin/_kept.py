@@ -25,9 +25,10 @@ from typing import Any
 
 from ephemport._arguments import port_or_any
 from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
-from ephemport._holding.hold import hold_number, shadow_addresses
+from ephemport._holding.hold import How, hold_number
 from ephemport._holding.host import endpoint
 from ephemport._holding.request import Request
+from ephemport._holding.shadow import shadow_addresses
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
 from ephemport._kernel.protocols import KINDS
@@ -171,10 +172,15 @@ def _reservation_of(sock: socket.socket, address: Any) -> Reservation | None:
     if sock.family not in _INTERNET or not isinstance(address, tuple) or len(address) < 2:
         return None
     found = _kept.get((sock.type, address[1])) if isinstance(address[1], int) else None
-    if found is None or (found.released and found._hold.gone_to is None):
+    if found is None or (found.released and not _is_with_parent(found)):
         return None
     # In a forked child the parent holds it: there it is enough to set the option here.
     return found
+
+
+def _is_with_parent(reservation: Reservation) -> bool:
+    end = reservation._hold.end
+    return end is not None and end.how is How.FORKED
 
 
 @contextmanager

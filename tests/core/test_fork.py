@@ -68,7 +68,7 @@ def test_in_a_forked_child_the_reservation_is_released(handoff: str) -> None:
                 r.listen()
             assert mine.isdisjoint(one.partition(" ")[2] for one in open_descriptors())
             r.release()
-            with r:
+            with pytest.raises(ReservationReleased), r:
                 pass
             with reserve() as own:
                 assert not own.released

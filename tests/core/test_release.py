@@ -114,7 +114,7 @@ def forget(count: int) -> None:
 
 def test_a_forgotten_reservation_warns_and_frees_its_number() -> None:
     before = open_descriptors()
-    with pytest.warns(ResourceWarning, match=r"unreleased <Reservation \d+ .* held>"):
+    with pytest.warns(ResourceWarning, match=r"unreleased reservation of port \d+ \(tcp\)"):
         forget(1)
     assert open_descriptors() == before
 

@@ -60,7 +60,7 @@ def _shares_ports(ports: Iterable[int]) -> Callable[..., Reservation]:
     import socket
 
     from benchmarks.soak import events
-    from ephemport._holding.hold import Hold
+    from ephemport._holding.hold import adopt_sockets
 
     def trap(**terms: Any) -> Reservation:
         sock = socket.SocketType(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -70,7 +70,7 @@ def _shares_ports(ports: Iterable[int]) -> Callable[..., Reservation]:
         except OSError:  # a server on it, which shares with nobody
             sock.close()
             return reserve(**terms)
-        return Reservation(Hold(sock.getsockname()[1], (sock,)), "127.0.0.1", "udp", "fd")
+        return Reservation(adopt_sockets(sock.getsockname()[1], (sock,)), "127.0.0.1", "udp", "fd")
 
     # Few servers: each lets nobody else in on its port.
     events.EVENTS[events.start] //= 20

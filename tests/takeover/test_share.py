@@ -1,5 +1,6 @@
 """share() and adopt(): the very socket for another process of the same user."""
 
+import importlib
 import multiprocessing
 import os
 import socket
@@ -129,6 +130,8 @@ GOOD = f"ephemport-share:{'0' * 32}:{'a' * 32}"
     ],
 )
 def test_what_is_no_token(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before there is no class to inherit from.
+    importlib.import_module("ephemport._serving.share")
     monkeypatch.delattr(socket, "socket")
     with pytest.raises(ValueError, match="no token") as caught:
         adopt(bad)

@@ -26,7 +26,8 @@ def test_a_silent_stranger_is_sent_away_at_once(in_namespace: InNamespace) -> No
 
 
 def _be_silent_as_nobody() -> None:
-    token = reserve().share()
+    r = reserve()
+    token = r.share()
     ready, told = os.pipe()
 
     def connect() -> None:
