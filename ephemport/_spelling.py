@@ -34,6 +34,12 @@ def for_the_command() -> Iterator[None]:
         _for_the_command = before
 
 
+OTHER_LOCKS = Setting(
+    "choose another with lock_dir= or EPHEMPORT_LOCK_DIR", "choose another with EPHEMPORT_LOCK_DIR"
+)
+MORE_DESCRIPTORS = Setting(
+    "ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)", "ulimit -n"
+)
 TIMEOUT = Setting("timeout=", "--wait-listening")
 HOST = Setting("host=", "--host")
 ASSIST = Setting("popen(..., assist=True) or 'ephemport run --assist'", "'ephemport run --assist'")

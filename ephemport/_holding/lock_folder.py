@@ -19,6 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
 
+from ephemport import _spelling
 from ephemport._arguments import checked_path
 from ephemport._errors import EphemportError, PortUnavailable
 
@@ -39,8 +40,6 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 # Another process may be first, and gone again, as often.
 _TRIES = 100
 _SWEEPING = 5
-
-_CHOOSE = "choose another with lock_dir= or EPHEMPORT_LOCK_DIR"
 
 
 class PortLocked(PortUnavailable):
@@ -135,7 +134,8 @@ class LockFolder:
             if error.errno in _NO_DESCRIPTORS:
                 raise
             raise EphemportError(
-                f"cannot lock port {port}: {path} cannot be made: {error.strerror}; {_CHOOSE}",
+                f"cannot lock port {port}: {path} cannot be made: {error.strerror}; "
+                f"{_spelling.OTHER_LOCKS}",
                 port=port,
             ) from error
         raise PortLocked(
@@ -173,7 +173,7 @@ class LockFolder:
             raise NotOurFile(
                 f"port {port} cannot be locked: {path} {found}, so it is no lock of ephemport's "
                 "and left alone; ask for another port, move the file if you do not need it, or "
-                f"{_CHOOSE}",
+                f"{_spelling.OTHER_LOCKS}",
                 port=port,
             ) from None
         if owner is None or _remove_if_stale(path, port):
@@ -205,7 +205,7 @@ class LockFolder:
         if not may_make.issuperset(missing):
             raise EphemportError(
                 f"the lock folder {self.path} is gone. It was not made by this process, so it is "
-                f"not made again: make it, or {_CHOOSE}"
+                f"not made again: make it, or {_spelling.OTHER_LOCKS}"
             )
         try:
             for folder in reversed(missing):
@@ -215,11 +215,14 @@ class LockFolder:
             found = os.lstat(self.path)
         except OSError as error:
             raise EphemportError(
-                f"cannot make the lock folder {self.path}: {error.strerror}; {_CHOOSE}"
+                f"cannot make the lock folder {self.path}: {error.strerror}; "
+                f"{_spelling.OTHER_LOCKS}"
             ) from error
         wrong = _what_is_wrong(found)
         if wrong:
-            raise EphemportError(f"refusing the lock folder {self.path}: it {wrong}; {_CHOOSE}")
+            raise EphemportError(
+                f"refusing the lock folder {self.path}: it {wrong}; {_spelling.OTHER_LOCKS}"
+            )
         self._folder = _folder_identity(found)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, SupportsIndex
 
+from ephemport import _spelling
 from ephemport._arguments import PORTS, at_most, port_or_any, shown
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
@@ -328,7 +329,7 @@ def exhausted(error: OSError, protocol: str | None = None) -> Exception:
         return PortsExhausted(
             f"no file descriptor left: this process may have {soft:,} open (RLIMIT_NOFILE; its "
             f"hard limit is {hard:,}) and each held port needs one. Release reservations, or "
-            "raise the limit: ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)",
+            f"raise the limit: {_spelling.MORE_DESCRIPTORS}",
             protocol=protocol,
         )
     if error.errno == errno.ENFILE:

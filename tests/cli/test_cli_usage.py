@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ephemport.cli.names import refusal
-from tests.cli.conftest import Cli
+from tests.cli.conftest import COMMAND, Cli, ended
 
 REFUSED = """
 PATH HOME SHELL IFS BASH_ENV LC_ALL LD_LIBRARY_PATH LD_PRELOAD LISTEN_FDS PYTHONPATH
@@ -49,6 +49,10 @@ def test_a_command_where_none_belongs_shows_the_usage_of_ours(cli: Cli, command:
     assert done.stderr.endswith("unrecognized arguments: -- true\n")
 
 
+# What only Python has.
+_PYTHONS = re.compile(
+    r"timeout=|handoff=|host=|process=|exclude=|port=|lock_dir=|setrlimit|popen|listen\(|reserve\("
+)
 NEVER_UP = ["run", "--wait-listening", "0", "--", "sleep", "60"]
 
 
@@ -71,5 +75,19 @@ def test_errors_name_options_of_the_command(cli: Cli, arguments: list[str], want
     done = cli.run(*arguments)
     assert done.status != 0
     assert wanted in done.stderr
-    python = r"timeout=|handoff=|host=|process=|exclude=|port=|popen|listen\(|reserve\("
-    assert re.search(python, done.stderr) is None, done.stderr
+    assert _PYTHONS.search(done.stderr) is None, done.stderr
+
+
+def test_a_lock_folder_that_cannot_be_used(cli: Cli) -> None:
+    done = cli.run("reserve", "--mode", "fixed", env={"EPHEMPORT_LOCK_DIR": "/dev/null"})
+    assert done.status == 1
+    assert done.stderr.endswith("choose another with EPHEMPORT_LOCK_DIR\n")
+    assert _PYTHONS.search(done.stderr) is None, done.stderr
+
+
+def test_too_few_descriptors(cli: Cli) -> None:
+    command = ["sh", "-c", 'ulimit -n 32; exec "$@"', "sh", *COMMAND, "reserve", "-n", "40"]
+    done = ended(cli.start_anything(*command))
+    assert done.status == 1
+    assert done.stderr.endswith("raise the limit: ulimit -n\n")
+    assert _PYTHONS.search(done.stderr) is None, done.stderr
