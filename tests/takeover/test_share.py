@@ -130,8 +130,8 @@ GOOD = f"ephemport-share:{'0' * 32}:{'a' * 32}"
     ],
 )
 def test_what_is_no_token(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Before there is no class to inherit from.
-    importlib.import_module("ephemport._serving.share")
+    # Before there is no class to speak of.
+    importlib.import_module("ephemport._serving.adopt")
     monkeypatch.delattr(socket, "socket")
     with pytest.raises(ValueError, match="no token") as caught:
         adopt(bad)
