@@ -14,7 +14,7 @@ from ephemport._holding.ranges import CATEGORIES, category_named, current_worker
 from ephemport._holding.request import Request
 from ephemport._holding.sources import Source, Terms, open_sources
 from ephemport._kernel.fork import lock
-from ephemport._kernel.port_range import numbers_in_use
+from ephemport._kernel.port_range import ports_in_use
 from ephemport._reservation import Reservation, reserve_from, reserve_many_from
 
 
@@ -122,7 +122,7 @@ class PortAllocator(EndsWithBlock):
         the documented ones for this worker. Each has `start`, `end` (the last number),
         `description` and `available_ports` (how many of them nobody uses).
         """
-        used = numbers_in_use()
+        used = ports_in_use()
         documented = {name: worker_range(name, self.worker_id) for name in CATEGORIES}
         return {
             "worker_id": self.worker_id,

@@ -25,7 +25,7 @@ from typing import SupportsIndex
 
 from ephemport._arguments import PORTS, checked_port
 from ephemport._kernel.fork import lock
-from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
+from ephemport._kernel.port_range import ephemeral_range, ports_in_use
 from ephemport._kernel.processes import descendants
 from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
@@ -189,7 +189,7 @@ def _is_ours(number: int) -> bool:
 def _free_shift(numbers: range, key: int) -> int:
     """A shift with which nobody is in the way of `key` and its neighbours."""
     try:
-        taken = numbers_in_use()
+        taken = ports_in_use()
     except OSError:  # a sandbox without netlink
         taken = set()
     width = len(numbers)

@@ -10,7 +10,7 @@ __all__ = [
     "autobind_reuse",
     "bindv6only",
     "ephemeral_range",
-    "numbers_in_use",
+    "ports_in_use",
     "reserved_ports",
     "widest_range",
 ]
@@ -58,7 +58,7 @@ def reserved_ports() -> frozenset[int]:
     return frozenset(ports)
 
 
-def numbers_in_use(protocol: str = "tcp") -> set[int]:
+def ports_in_use(protocol: str = "tcp") -> set[int]:
     """Return the distinct local port numbers of all sockets of `protocol`, in any state.
 
     TCP sockets that are bound and do not listen are among them where the kernel shows them

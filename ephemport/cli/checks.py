@@ -137,7 +137,7 @@ def ephemeral_range(name: str) -> Check:
     numbers = port_range.ephemeral_range()
     reserved = port_range.reserved_ports()
     usable = {number for number in numbers if number not in reserved}
-    used = {kind: len(port_range.numbers_in_use(kind) & usable) for kind in ("tcp", "udp")}
+    used = {kind: len(port_range.ports_in_use(kind) & usable) for kind in ("tcp", "udp")}
     reason = (
         f"{numbers.start}-{numbers.stop - 1}, {len(usable):,} numbers, of which "
         f"{used['tcp']:,} (tcp) and {used['udp']:,} (udp) are in use"

@@ -196,10 +196,10 @@ def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
 
 
 def _of_any_port(protocol: str) -> str:
-    from ephemport._kernel.port_range import ephemeral_range, numbers_in_use
+    from ephemport._kernel.port_range import ephemeral_range, ports_in_use
 
     numbers = ephemeral_range()
-    used = len(numbers_in_use(protocol) & set(numbers))
+    used = len(ports_in_use(protocol) & set(numbers))
     return (
         "any port was asked for (port 0), and the kernel had none to give. By now "
         f"{used:,} of the {len(numbers):,} ports of the ephemeral port range {numbers.start}-"

@@ -17,7 +17,7 @@ namespaces.enter_new_network(user_namespace=OPTION)
 namespaces.set_ephemeral_range(40000, 40063)
 inside = os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/user")
 numbers = port_range.ephemeral_range()
-before = port_range.numbers_in_use()
+before = port_range.ports_in_use()
 listener = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(listener.getsockname())
 hold = socket.socket(socket.AF_INET6)
@@ -32,8 +32,8 @@ answer({
     "ids": [os.getuid(), os.getgid(), os.stat("/proc/self/ns").st_uid],
     "range": [numbers.start, numbers.stop],
     "before": sorted(before),
-    "tcp": port_range.numbers_in_use() == tcp and all(port in numbers for port in tcp),
-    "udp": port_range.numbers_in_use("udp") == {udp.getsockname()[1]},
+    "tcp": port_range.ports_in_use() == tcp and all(port in numbers for port in tcp),
+    "udp": port_range.ports_in_use("udp") == {udp.getsockname()[1]},
 })
 """
 

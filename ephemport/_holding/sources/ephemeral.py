@@ -116,7 +116,7 @@ def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: b
     in_use: set[int] = set()
     try:
         for kind in PARTS[protocol]:
-            used = port_range.numbers_in_use(kind)
+            used = port_range.ports_in_use(kind)
             facts.append(f"{len(used & set(numbers)):,} of its {size} ports are in use ({kind})")
             in_use |= used
     except OSError as error:

@@ -10,7 +10,7 @@ from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
-from ephemport._kernel.port_range import numbers_in_use
+from ephemport._kernel.port_range import ports_in_use
 from ephemport._kernel.protocols import PARTS
 
 
@@ -109,7 +109,7 @@ class Fixed:
         used: set[int] = set()
         with suppress(OSError):
             for part in PARTS[protocol]:
-                used |= numbers_in_use(part)
+                used |= ports_in_use(part)
         unlocked = sum(port in used for port, one in standing.items() if one is Standing.NOTHING)
         told = [f"{locked} are locked by ephemport (see {self._locks.path})"]
         if unlocked:
