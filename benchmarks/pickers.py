@@ -10,6 +10,8 @@ from collections.abc import Callable
 from ephemport import Reservation, reserve, reserve_many
 from ephemport.compat import PortAllocator
 
+_SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
+
 
 class Picker:
     """A peer that only picks: its number belongs to nobody until the server binds."""
@@ -31,46 +33,56 @@ class Picker:
 
 
 class Limit(Picker):
-    """The system calls of a hold and nothing else: what no library can be faster than."""
+    """The system calls of a hold and nothing else: what no library can be faster than.
+
+    The first and the last of them tell a hold from whatever has its descriptor later.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[int, socket.socket] = {}
+        self._held: dict[int, tuple[socket.socket, bytes]] = {}
         super().__init__(self._take)
 
     def once(self) -> None:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("::", 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.getsockname()
-        sock.close()
+        if sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8) == cookie:
+            sock.close()
 
     def group(self, count: int) -> None:
         held = []
         for _ in range(count):
             sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+            cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind(("::", 0))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.getsockname()
-            held.append(sock)
-        for sock in held:
-            sock.close()
+            held.append((sock, cookie))
+        for sock, cookie in held:
+            if sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8) == cookie:
+                sock.close()
 
     def _take(self) -> int:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("::", 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port: int = sock.getsockname()[1]
-        self._held[port] = sock
+        self._held[port] = sock, cookie
         return port
 
     def give_back(self, port: int) -> None:
-        self._held.pop(port).close()
+        sock, cookie = self._held.pop(port)
+        if sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8) == cookie:
+            sock.close()
 
 
 class Ephemeral(Picker):

@@ -44,12 +44,13 @@ class Reservation(EndsWithBlock):
     __slots__ = ("__weakref__", "_handoff", "_hold", "_host", "_offer", "_port", "_protocol")
 
     def __init__(self, hold: Hold, host: str, protocol: str, handoff: str) -> None:
-        if not isinstance(hold, Hold):
+        try:
+            hold.__class__ = ReservedHold
+        except TypeError:
             raise TypeError(
                 f"a reservation is not made by hand, of {shown(hold)}: write reserve(), "
                 "reserve(port=8080) or reserve_many(3)"
-            )
-        hold.__class__ = ReservedHold
+            ) from None
         self._hold = hold
         self._offer: Offer | None = None
         self._port = hold.port
@@ -109,7 +110,7 @@ class Reservation(EndsWithBlock):
     _end = release
 
     def __enter__(self) -> Self:
-        if self._hold.end is not None:
+        if not self._hold.parts:
             self._require_held("enter a with block of")
         return self
 

@@ -86,8 +86,8 @@ _SOL, _REUSEADDR, _REUSEPORT = int(SOL_SOCKET), int(SO_REUSEADDR), int(SO_REUSEP
 _ANY = ("::", 0)
 
 Identity = bytes | tuple[int, int]
-# A socket, what it is called, and its descriptor.
-Part = tuple[SocketType, Identity, int]
+# A socket and what it is called.
+Part = tuple[SocketType, Identity]
 
 
 class Lease(Protocol):
@@ -119,11 +119,11 @@ class End(NamedTuple):
 class Hold:
     """One port and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
 
-    __slots__ = ("__weakref__", "_end", "_forks", "_parts", "lease", "port")
+    __slots__ = ("__weakref__", "_end", "_forks", "lease", "parts", "port")
 
     def __init__(self) -> None:
         # TCP before UDP; none as soon as the port was let go.
-        self._parts: tuple[Part, ...] = ()
+        self.parts: tuple[Part, ...] = ()
         self._forks = forks[0]
         self._end: End | None = None
         self.port = 0
@@ -133,26 +133,26 @@ class Hold:
     @property
     def sockets(self) -> tuple[SocketType, ...]:
         """The sockets, TCP before UDP; none once the port was let go, or is lost."""
-        return () if self.closed else tuple(sock for sock, _, _ in self._parts)
+        return () if self.closed else tuple(sock for sock, _ in self.parts)
 
     @property
     def closed(self) -> bool:
         """Whether this process holds the port no longer. Asks the kernel."""
-        if any(not _is(sock, identity) for sock, identity, _ in self._parts):
+        if any(not _is(sock, identity) for sock, identity in self.parts):
             self._end = End(How.CLOSED)
             self.close()
-        return not self._parts
+        return not self.parts
 
     @property
     def end(self) -> End | None:
         """How it ended; None as long as it holds."""
-        return None if self._parts else self._end or End(How.RELEASED)
+        return None if self.parts else self._end or End(How.RELEASED)
 
     def close(self) -> None:
         """Let the port go. May be called often, and from any thread."""
         if self._forks != forks[0]:
             self._close_after_fork()
-        for sock, identity, _ in self._parts:
+        for sock, identity in self.parts:
             try:
                 known = _cookie_of(sock)
             except OSError:
@@ -162,7 +162,7 @@ class Hold:
                 sock.close()
             else:
                 _close_unless_lost(sock, identity)
-        self._parts = ()
+        self.parts = ()
         if self.lease is not None:
             self.lease.close()
             self.lease = None
@@ -179,7 +179,7 @@ class Hold:
         They do so before anything else (`_after_fork_in_child`), but not before os.fork() returns
         here. Seen on Linux 6.8 and newer (TCP) only; elsewhere nothing is waited for.
         """
-        own = [sock for sock, identity, _ in self._parts if _is(sock, identity)]
+        own = [sock for sock, identity in self.parts if _is(sock, identity)]
         left = {os.fstat(sock.fileno()).st_ino for sock in own}
         protocols = {_protocol_of(sock) for sock in own}
         self._forks = forks[0]
@@ -201,15 +201,14 @@ class Hold:
                 sleep(_PAUSE)
 
     def _abandon(self, parent: int) -> None:
-        if self._parts:
+        if self.parts:
             self._end = End(How.FORKED, parent)
-        for sock, identity, descriptor in self._parts:
-            if sock.fileno() == descriptor:
+        for sock, identity in self.parts:
+            if sock.fileno() != -1:
                 _close_unless_lost(sock, identity)
             else:
-                with suppress(OSError):
-                    _close_copy(descriptor, identity)
-        self._parts = ()
+                _close_by_identity(identity)
+        self.parts = ()
         if self.lease is not None:
             self.lease.abandon()
             self.lease = None
@@ -220,11 +219,11 @@ class Hold:
             before = forks[0]
             sock = _new_socket(family, kind)
             try:
-                self._parts = (*self._parts, (sock, _identity(sock), sock.fileno()))
+                self.parts = (*self.parts, (sock, _identity(sock)))
                 if forks[0] == before:
                     return sock
                 # A child may have a copy that it knows nothing of: this one must never be bound.
-                self._parts = self._parts[:-1]
+                self.parts = self.parts[:-1]
                 sock.close()
             except BaseException:
                 sock.close()
@@ -299,7 +298,7 @@ class Hold:
         never share a port that somebody bound. A second UDP socket, on the other hand, would
         take the datagrams, so UDP is opened only while a socket is handed over.
         """
-        sock = self._parts[0][0]
+        sock = self.parts[0][0]
         if sock.type == SOCK_STREAM:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
@@ -327,20 +326,20 @@ class Hold:
         At no moment is the port free: the shadow is bound beside the wildcard, then that goes.
         Raises OSError; the hold is then as it was.
         """
-        before = self._parts
+        before = self.parts
         try:
-            for sock, _, _ in before:
+            for sock, _ in before:
                 if sock.type in addresses:
                     self._shadow(sock, addresses[sock.type])
         except BaseException:
-            added, self._parts = self._parts[len(before) :], before
-            for sock, _, _ in added:
+            added, self.parts = self.parts[len(before) :], before
+            for sock, _ in added:
                 sock.close()
             raise
         kept = [part for part in before if part[0].type not in addresses]
-        moved = [*self._parts[len(before) :], *kept]
-        self._parts = tuple(sorted(moved, key=lambda part: part[0].type))
-        for sock, _, _ in before:
+        moved = [*self.parts[len(before) :], *kept]
+        self.parts = tuple(sorted(moved, key=lambda part: part[0].type))
+        for sock, _ in before:
             if sock.type in addresses:
                 sock.close()
 
@@ -397,7 +396,7 @@ class ReservedHold(Hold):
 
     def __del__(self) -> None:
         if not self.closed:
-            protocol = "both" if len(self._parts) > 1 else _protocol_of(self._parts[0][0])
+            protocol = "both" if len(self.parts) > 1 else _protocol_of(self.parts[0][0])
             try:
                 warnings.warn(
                     f"unreleased reservation of port {self.port} ({protocol})",
@@ -440,7 +439,7 @@ def hold_usual() -> Hold:
     try:
         try:
             sock = _new_socket(_V6, _TCP)
-            held._parts = ((sock, _cookie_of(sock), sock.fileno()),)
+            held.parts = ((sock, _cookie_of(sock)),)
         except OSError:
             sock = None
         if sock is None or held._forks != forks[0]:
@@ -500,7 +499,7 @@ def hold_number(port: int, protocol: str) -> Hold:
 def adopt_sockets(port: int, sockets: tuple[SocketType, ...]) -> Hold:
     """A hold made of sockets that another process bound."""
     held = Hold()
-    held._parts = tuple((sock, _identity(sock), sock.fileno()) for sock in sockets)
+    held.parts = tuple((sock, _identity(sock)) for sock in sockets)
     held.port = port
     return held
 
@@ -544,16 +543,22 @@ def _close_unless_lost(sock: SocketType, identity: Identity) -> None:
         sock.detach()
 
 
-def _close_copy(descriptor: int, identity: Identity) -> None:
-    """Close a socket that another thread of the parent was about to close when it forked."""
+def _close_by_identity(identity: Identity) -> None:
+    """Close a socket that another thread of the parent was about to close when it forked.
+
+    The socket object has given its descriptor up by then, and the kernel had not closed it yet.
+    """
     from ephemport._kernel.other_process import socket_option
 
-    found = os.fstat(descriptor)
-    known: Identity = (found.st_dev, found.st_ino)
-    if isinstance(identity, bytes):
-        known = socket_option(descriptor, _SO_COOKIE).to_bytes(len(identity), sys.byteorder)
-    if known == identity:
-        os.close(descriptor)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            found = os.fstat(descriptor)
+            known: Identity = (found.st_dev, found.st_ino)
+            if isinstance(identity, bytes):
+                cookie = socket_option(descriptor, _SO_COOKIE)
+                known = cookie.to_bytes(len(identity), sys.byteorder)
+            if known == identity:
+                os.close(descriptor)
 
 
 def _refuse_datagrams(sock: SocketType) -> None:
