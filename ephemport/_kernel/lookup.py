@@ -16,7 +16,8 @@ from ephemport._kernel import sockets
 _Socket = socket.socket
 
 _NLM_F_REQUEST = 1
-_STATUS_OFFSET = 16
+_KIND = struct.Struct("=H")
+_KIND_OFFSET = 4
 _INODE = struct.Struct("=I")
 # nlmsghdr, then the inode is the last word of inet_diag_msg.
 _INODE_OFFSET = 16 + 68
@@ -47,19 +48,31 @@ class Lookup:
         found = set()
         for request in self._requests:
             self._diag.send(request)
-            answer = self._diag.recv(4096)
-            kind = struct.unpack_from("=H", answer, 4)[0]
-            if kind == sockets.NLMSG_ERROR:
-                failure = -struct.unpack_from("=i", answer, _STATUS_OFFSET)[0]
-                if failure != errno.ENOENT:
-                    raise OSError(failure, "sock_diag")
-            else:
-                found.add(_INODE.unpack_from(answer, _INODE_OFFSET)[0])
+            inode = _inode(self._diag.recv(4096))
+            if inode is not None:
+                found.add(inode)
         return found
 
     def close(self) -> None:
         """Give the netlink socket back."""
         self._diag.close()
+
+
+def _inode(answer: bytes) -> int | None:
+    """The inode in an answer, None for no socket. Raises OSError for any other answer."""
+    try:
+        kind = _KIND.unpack_from(answer, _KIND_OFFSET)[0]
+        if kind == sockets.SOCK_DIAG_BY_FAMILY:
+            inode: int = _INODE.unpack_from(answer, _INODE_OFFSET)[0]
+            return inode
+        failure = sockets.failure_in(answer, 0)
+    except struct.error:  # cut off
+        raise sockets.malformed() from None
+    if kind != sockets.NLMSG_ERROR or failure == 0:
+        raise sockets.malformed()
+    if failure != errno.ENOENT:
+        raise OSError(failure, "sock_diag")
+    return None
 
 
 def _request(family: int, protocol: int, address: bytes, port: int) -> bytes:

@@ -102,6 +102,8 @@ _NLM_F_DUMP_REQUEST = 0x301
 _NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR = 2
 _NLMSG_DONE = 3
+_ANSWERS = (_TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY)
+_LARGEST_ERRNO = 4095  # MAX_ERRNO in include/linux/err.h
 _INET_DIAG_SKMEMINFO = 7
 _INET_DIAG_SKV6ONLY = 11
 _SK_MEMINFO_RCVBUF = 1
@@ -111,6 +113,7 @@ _REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extens
 _ERRNO = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _WORD = struct.Struct("=I")
+_BYTE = struct.Struct("=B")
 # inet_diag_msg: family, state, the two ports as bytes (they alone are big-endian), the two
 # addresses, then past interface and cookie the timer's milliseconds, past the queues uid and inode
 _MESSAGE = struct.Struct("=BB2x4B16s16s12xI8xII")
@@ -165,7 +168,11 @@ def read_netlink(
     """
     query = _Query(protocol, frozenset(states), port)
     # A socket per call costs 3 us, and is always in the namespace and the process it serves.
-    with _Socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
+    # Nothing is waited for: the kernel writes each part of an answer before the call that asks for
+    # it returns (netlink_dump in net/netlink/af_netlink.c), and what never comes would be waited
+    # for without end.
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    with _Socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as diag:
         records: list[SocketRecord] = []
         for request in _requests(query):
             records += _dump(diag, request, query)
@@ -204,20 +211,47 @@ def _dump(diag: socket.socket, request: bytes, query: _Query) -> list[SocketReco
 
 
 def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[bool, int]:
-    """Append what one datagram holds to `records`; return whether more follow, and all flags."""
+    """Append what one datagram holds to `records`; return whether more follow, and all flags.
+
+    Raises OSError where the kernel says that it failed, EBADMSG for what is no answer of sock_diag.
+    """
+    try:
+        return _parse_messages(data, query, records)
+    except (struct.error, ValueError):  # cut off, or of another family
+        raise malformed() from None
+
+
+def malformed() -> OSError:
+    """The error for an answer that is none."""
+    return OSError(errno.EBADMSG, "sock_diag gave a malformed answer")
+
+
+def failure_in(data: bytes, offset: int) -> int:
+    """The error number that a message at `offset` reports, 0 for none."""
+    failure: int = -_ERRNO.unpack_from(data, offset + _HEADER.size)[0]
+    if failure > _LARGEST_ERRNO:
+        raise malformed()
+    return max(failure, 0)
+
+
+def _parse_messages(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[bool, int]:
     protocol, states, port = query
     udp = protocol == "udp"
     all_flags = offset = 0
     while offset < len(data):
         length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
+        if not _HEADER.size <= length <= len(data) - offset:
+            raise malformed()
         all_flags |= flags
-        body = offset + 16
+        body = offset + _HEADER.size
         if kind in (_NLMSG_DONE, NLMSG_ERROR):
             # A dump that fails on its way says so in NLMSG_DONE, with a negative number.
-            failure = -_ERRNO.unpack_from(data, body)[0]
-            if failure > 0:
+            failure = failure_in(data, offset)
+            if failure:
                 raise OSError(failure, f"sock_diag: {errno.errorcode.get(failure, failure)}")
             return False, all_flags
+        if kind not in _ANSWERS or length < _HEADER.size + _MESSAGE.size:
+            raise malformed()
         family, state, port1, port0, peer1, peer0, source, peer, timer, uid, inode = (
             _MESSAGE.unpack_from(data, body)
         )
@@ -254,10 +288,12 @@ def _attributes(data: bytes, offset: int, end: int) -> tuple[int | None, bool | 
     v6only: bool | None = None
     while offset < end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if not _ATTRIBUTE.size <= length <= end - offset:
+            raise malformed()
         if kind == _INET_DIAG_SKMEMINFO:
             receive_buffer = _WORD.unpack_from(data, offset + 4 + 4 * _SK_MEMINFO_RCVBUF)[0]
         elif kind == _INET_DIAG_SKV6ONLY:
-            v6only = data[offset + 4] != 0
+            v6only = _BYTE.unpack_from(data, offset + 4)[0] != 0
         offset += (length + 3) & ~3
     return receive_buffer, v6only
 
