@@ -16,7 +16,7 @@ from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.mode import mode_named
 from ephemport._holding.request import Request
 from ephemport._kernel.protocols import PARTS
-from ephemport.cli import numbers
+from ephemport.cli import ports
 
 _EXAMPLES = """\
 examples:
@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
         default="takeover",
         help="default: takeover",
     )
-    numbers.add_options(parser)
+    ports.add_options(parser)
     parser.set_defaults(action=_reserve)
 
 
@@ -66,7 +66,7 @@ def _reserve(options: argparse.Namespace) -> int:
         signal.signal(number, _stop)
     reservations: list[Reservation] = []
     try:
-        reservations = numbers.reserve_all(options.mode, [request] * count)
+        reservations = ports.reserve_all(options.mode, [request] * count)
         _print(reservations)
         _wait_for_end_of_input()
     except _Stopped:
@@ -156,7 +156,7 @@ def _hold_until_end(watched: int, writer: int, mode: str | None, requests: list[
     os.setsid()
     _close_what_is_inherited(watched, writer)
     try:
-        reservations = numbers.reserve_all(mode, requests)
+        reservations = ports.reserve_all(mode, requests)
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)
         answer = f"held\n{answer}"
     except (EphemportError, ValueError, OSError) as error:

@@ -15,7 +15,7 @@ from ephemport._holding.request import Request
 from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
 from ephemport._serving.placeholders import fill
-from ephemport.cli import numbers
+from ephemport.cli import ports
 from ephemport.cli.names import refusal
 from ephemport.cli.streams import say
 
@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
             metavar="NAME",
             help=f"reserve {what}; may be given often",
         )
-    numbers.add_options(parser)
+    ports.add_options(parser)
     parser.add_argument(
         "--wait-listening",
         type=float,
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
         Request(options.host, protocol, handoff=ways.get(protocol, TAKEOVER))
         for _, protocol in names
     ]
-    reservations = numbers.reserve_all(options.mode, requests)
+    reservations = ports.reserve_all(options.mode, requests)
     try:
         values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
         if not options.quiet:

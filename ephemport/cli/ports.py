@@ -1,4 +1,4 @@
-"""The options that say which numbers: shared by the commands that reserve some."""
+"""The options that say which ports: shared by the commands that reserve some."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode",
-        help=f"where the numbers come from: {', '.join(modes())} or portserver:ADDRESS "
+        help=f"where the ports come from: {', '.join(modes())} or portserver:ADDRESS "
         "(default: the environment's EPHEMPORT_MODE, else ephemeral)",
     )
 
