@@ -129,7 +129,7 @@ class PortAllocator(EndsWithBlock):
             "mode": self.mode,
             "allocated_ports": self.allocated_ports,
             "port_ranges": {
-                name: _range_info(name, self.source(name).numbers, used) for name in CATEGORIES
+                name: _range_info(name, self.source(name).ports, used) for name in CATEGORIES
             },
             "documented_ranges": {
                 name: _range_info(name, numbers, used) for name, numbers in documented.items()

@@ -55,19 +55,19 @@ class PortMap(Mapping[int, int]):
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
+        self._ports: dict[int, int] = {}
         self._reservations: list[Reservation] = []
         self._lane: tuple[range, int] | None = None
 
     def __getitem__(self, port: SupportsIndex) -> int:
         key = checked_port(port)
         with lock:
-            number = self._numbers.get(key)
+            number = self._ports.get(key)
             if number is None:
                 number = _inherited(key)
                 if number is None:
                     number = self._reserve(key)
-                self._numbers[key] = number
+                self._ports[key] = number
             return number
 
     def environ(self, *ports: SupportsIndex) -> dict[str, str]:
@@ -79,7 +79,7 @@ class PortMap(Mapping[int, int]):
         for port in ports:
             self[port]
         with lock:
-            told = {f"{PREFIX}{key}": str(number) for key, number in self._numbers.items()}
+            told = {f"{PREFIX}{key}": str(number) for key, number in self._ports.items()}
         return {**told, OWNER: _worker() or "master"} if told else {}
 
     def as_written(self, value: object) -> str | None:
@@ -88,7 +88,7 @@ class PortMap(Mapping[int, int]):
         Parametrized tests are named by it: `http://127.0.0.1:9001` is the same in every worker.
         """
         with lock:
-            written = {str(number): str(key) for key, number in self._numbers.items()}
+            written = {str(number): str(key) for key, number in self._ports.items()}
         if isinstance(value, bytes):
             text = value.decode("ascii", "backslashreplace")
         elif isinstance(value, str):
@@ -106,7 +106,7 @@ class PortMap(Mapping[int, int]):
             for reservation in self._reservations:
                 reservation.release()
             self._reservations.clear()
-            self._numbers.clear()
+            self._ports.clear()
 
     def _reserve(self, key: int) -> int:
         # The layer above, for the mode in force: it knows the sources, and is not needed before.
@@ -131,7 +131,7 @@ class PortMap(Mapping[int, int]):
         return reservation.port
 
     def _is_counted_from(self, key: int) -> bool:
-        return any(key - _FAR <= other <= key + _FAR for other in self._numbers)
+        return any(key - _FAR <= other <= key + _FAR for other in self._ports)
 
     def _lane_around(self, key: int) -> tuple[range, int] | None:
         """Numbers outside the ephemeral range, and how far this worker's are shifted in them."""
@@ -147,16 +147,16 @@ class PortMap(Mapping[int, int]):
 
     def __iter__(self) -> Iterator[int]:
         with lock:
-            return iter(list(self._numbers))
+            return iter(list(self._ports))
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._ports)
 
     def __contains__(self, port: object) -> bool:
-        return port in self._numbers
+        return port in self._ports
 
     def __repr__(self) -> str:
-        return f"<port_map {self._numbers}>"
+        return f"<port_map {self._ports}>"
 
 
 def _worker() -> str | None:

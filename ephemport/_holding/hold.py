@@ -478,7 +478,7 @@ def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
     return None
 
 
-def hold_number(port: int, protocol: str) -> Hold:
+def hold_port(port: int, protocol: str) -> Hold:
     """Like `hold()`, for a port asked for by name: its own TIME_WAITs are not in the way."""
     try:
         return hold(port, protocol)

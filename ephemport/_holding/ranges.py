@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ephemport._arguments import shown
 
-NUMBERS_PER_SLOT = 100
+PORTS_PER_SLOT = 100
 # A category has 1,000 numbers; from gw10 on workers share slots and the holds keep them apart.
 SLOTS = 10
 
@@ -32,8 +32,8 @@ def worker_range(category: str, worker_id: str | None = None) -> range:
 
     Without a `worker_id` that of this process. Raises ValueError for an unknown category.
     """
-    start = category_named(category).start + worker_slot(worker_id) * NUMBERS_PER_SLOT
-    return range(start, start + NUMBERS_PER_SLOT)
+    start = category_named(category).start + worker_slot(worker_id) * PORTS_PER_SLOT
+    return range(start, start + PORTS_PER_SLOT)
 
 
 def worker_slot(worker_id: str | None = None) -> int:

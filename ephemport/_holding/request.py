@@ -100,7 +100,7 @@ class Request:
                 f"one port cannot serve {count} reservations: pass several, "
                 "or contiguous=True for a row that begins with it"
             )
-        if count > _MANY and self.wanted is None and count > len(source.numbers):
+        if count > _MANY and self.wanted is None and count > len(source.ports):
             # Said before the descriptors run out, of which more would not help.
             raise source.exhausted(self.protocol, self.excluded, count)
         if self.simple:
@@ -165,7 +165,7 @@ class Request:
             if port in self.excluded:
                 continue
             try:
-                return source.hold_number(port, self.protocol)
+                return source.hold_port(port, self.protocol)
             except PortUnavailable as error:
                 refused = refused or error
             except OSError as error:
@@ -175,7 +175,7 @@ class Request:
         if isinstance(refused, tuple):
             port, cause = refused
             refused = unavailable(port, self.protocol, cause)
-        elif refused is not None and refused.port is not None and refused.port in source.numbers:
+        elif refused is not None and refused.port is not None and refused.port in source.ports:
             # Locked for another process, which most often holds the port as well.
             from ephemport._looking.diagnosis import diagnosis_or_none
 
@@ -200,7 +200,7 @@ class Request:
                 if port in self.excluded:
                     continue
                 try:
-                    row.append(source.hold_number(port, self.protocol))
+                    row.append(source.hold_port(port, self.protocol))
                 except PortUnavailable:
                     continue
                 except OSError as error:
@@ -214,15 +214,15 @@ class Request:
 
     def _any_row(self, source: Source, count: int) -> list[Hold] | None:
         """Search the source's ports, beginning where the source itself would."""
-        if count > len(source.numbers):
+        if count > len(source.ports):
             return None
         try:
             first = source.hold(self.protocol, self.excluded)
         except PortsExhausted:
             return None
         first.close()
-        begin = bisect_left(source.numbers, first.port)
-        around = (*source.numbers[begin:], *source.numbers[:begin])
+        begin = bisect_left(source.ports, first.port)
+        around = (*source.ports[begin:], *source.ports[:begin])
         # The row that spans the place where the search began is only seen by going on behind it.
         return self._first_row(source, (*around, *around[: count - 1]), count)
 

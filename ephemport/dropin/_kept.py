@@ -25,7 +25,7 @@ from typing import Any
 
 from ephemport._arguments import port_or_any
 from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
-from ephemport._holding.hold import How, hold_number
+from ephemport._holding.hold import How, hold_port
 from ephemport._holding.host import endpoint
 from ephemport._holding.request import Request
 from ephemport._holding.shadow import shadow_addresses
@@ -58,7 +58,7 @@ def tcp_handoff(chosen: str | None = None) -> str:
     return asked
 
 
-def new_number(protocol: str, *, chosen: str | None = None, **request: Any) -> int:
+def new_port(protocol: str, *, chosen: str | None = None, **request: Any) -> int:
     """A number that is held from now on. `request` is what `Request` takes besides."""
     return new_reservation(protocol, chosen=chosen, **request).port
 
@@ -79,7 +79,7 @@ def try_to_keep(port: int, protocol: str) -> bool:
         if any((kind, port) in _kept for kind in KINDS[protocol]):
             return True
         try:
-            hold = hold_number(port, protocol)
+            hold = hold_port(port, protocol)
         except OSError:
             return False
         try:
@@ -118,7 +118,7 @@ def share(port: int) -> str:
 
 
 @contextmanager
-def number(protocol: str, **how: Any) -> Iterator[int]:
+def held_port(protocol: str, **how: Any) -> Iterator[int]:
     """A number that is held for the length of a `with` block."""
     reservation = new_reservation(protocol, **how)
     try:

@@ -22,7 +22,7 @@ def reserve(ip: str = LOCALHOST, port: int | str = 0) -> int:
     """
     wanted = int(port)
     try:
-        return _kept.new_number("tcp", host=ip or "0.0.0.0", port=[wanted, 0] if wanted else None)
+        return _kept.new_port("tcp", host=ip or "0.0.0.0", port=[wanted, 0] if wanted else None)
     except ValueError as error:
         raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
     except EphemportError as error:

@@ -84,14 +84,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def unused_tcp_port(request: pytest.FixtureRequest) -> Iterator[int]:
     """An unused TCP port, held until the test ends."""
-    with _kept.number("tcp", chosen=_chosen(request.config)) as port:
+    with _kept.held_port("tcp", chosen=_chosen(request.config)) as port:
         yield port
 
 
 @pytest.fixture
 def unused_udp_port() -> Iterator[int]:
     """An unused UDP port, held until the test ends."""
-    with _kept.number("udp") as port:
+    with _kept.held_port("udp") as port:
         yield port
 
 

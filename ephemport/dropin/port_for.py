@@ -41,7 +41,7 @@ def get_port(ports: Any = None, exclude_ports: Iterable[int] | None = None) -> i
         return int(ports)
     parts = ports if isinstance(ports, list) else [ports]
     try:
-        chosen = set(chain.from_iterable(_numbers(part) for part in parts))
+        chosen = set(chain.from_iterable(_ports(part) for part in parts))
     except (TypeError, ValueError):
         raise PortForException(
             f"unknown format of ports: {ports!r}; write a number, a range (4000, 5000), a set "
@@ -61,7 +61,7 @@ def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | 
     if not tries:
         raise PortForException("cannot select a port: there is none to choose from")
     try:
-        return _kept.new_number("tcp", port=tries)
+        return _kept.new_port("tcp", port=tries)
     except (EphemportError, ValueError) as error:
         raise PortForException(f"cannot select a port: {error}") from error
 
@@ -81,7 +81,7 @@ def available_ports(
     assigned = ephemeral_range()
     beyond = range(max(low, SYSTEM_PORT_RANGE[1]) + 1, min(high, 65536))
     ranges = at_most(exclude_ranges or (), PORTS, "exclude_ranges")
-    excluded = chain.from_iterable(map(_numbers, ranges))
+    excluded = chain.from_iterable(map(_ports, ranges))
     return set(beyond).difference(assigned, _well_known(), excluded)
 
 
@@ -96,7 +96,7 @@ def _well_known() -> frozenset[int]:
     return frozenset(int(port) for port in ports if port.isdecimal())
 
 
-def _numbers(part: Any) -> Iterable[int]:
+def _ports(part: Any) -> Iterable[int]:
     if isinstance(part, tuple):
         first, last = part
         return range(max(first, 0), min(last + 1, PORTS))

@@ -120,7 +120,7 @@ def get_port_from_port_server(portserver_address: str | None, pid: int | None = 
 
 def _pick_unused_port_without_server() -> int:
     try:
-        port = _kept.new_number("both")
+        port = _kept.new_port("both")
     except EphemportError as error:
         raise NoFreePortFoundError(str(error)) from error
     _random_ports.add(port)

@@ -19,13 +19,13 @@ class Source(Protocol):
     """Where ports come from."""
 
     @property
-    def numbers(self) -> Sequence[int]:
+    def ports(self) -> Sequence[int]:
         """The ports that this source can give, in ascending order."""
 
     def hold(self, protocol: str, exclude: Collection[int]) -> "Hold":
         """Hold one port of the source's choice. Raises PortsExhausted, or OSError (EMFILE)."""
 
-    def hold_number(self, port: int, protocol: str) -> "Hold":
+    def hold_port(self, port: int, protocol: str) -> "Hold":
         """Hold this very port. Raises OSError (EADDRINUSE, EACCES) or PortUnavailable."""
 
     def exhausted(

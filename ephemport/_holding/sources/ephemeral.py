@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ephemport._errors import PortsExhausted
-from ephemport._holding.hold import Hold, hold, hold_first, hold_number, hold_usual, opened
+from ephemport._holding.hold import Hold, hold, hold_first, hold_port, hold_usual, opened
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range
@@ -34,7 +34,7 @@ class Ephemeral:
         self._crowd: Sequence[int] = range(0)
 
     @property
-    def numbers(self) -> Sequence[int]:
+    def ports(self) -> Sequence[int]:
         numbers = port_range.ephemeral_range()
         reserved = port_range.reserved_ports()
         return [n for n in numbers if n not in reserved] if reserved else numbers
@@ -81,8 +81,8 @@ class Ephemeral:
             self._look_at_range(held.port)
         return held
 
-    def hold_number(self, port: int, protocol: str) -> Hold:
-        return hold_number(port, protocol)
+    def hold_port(self, port: int, protocol: str) -> Hold:
+        return hold_port(port, protocol)
 
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
@@ -94,12 +94,12 @@ class Ephemeral:
         numbers = port_range.ephemeral_range()
         self._preferred_parity = (numbers.start & 1) ^ 1
         if port & 1 != self._preferred_parity:
-            self._crowd = self.numbers
+            self._crowd = self.ports
             self._crowded_picks = _CROWDED_PICKS
 
     def _search(self, protocol: str, exclude: Collection[int]) -> Hold:
         """Hold any number that the kernel's own search cannot choose for us."""
-        candidates = [n for n in self.numbers if n not in exclude]
+        candidates = [n for n in self.ports if n not in exclude]
         start = _random_below(len(candidates))
         held = hold_first(candidates[start:] + candidates[:start], protocol)
         if held is None:

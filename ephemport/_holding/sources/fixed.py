@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from ephemport._errors import PortsExhausted, PortUnavailable
-from ephemport._holding.hold import Hold, hold_number
+from ephemport._holding.hold import Hold, hold_port
 from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.sources import Source, Terms, not_enough
@@ -27,33 +27,33 @@ class Fixed:
     """The ports of one fixed range, in order, starting behind the last one given."""
 
     def __init__(self, numbers: range, locks: LockFolder, worker_id: str) -> None:
-        self._numbers = numbers
+        self._ports = numbers
         self._locks = locks
         self._worker_id = worker_id
         self._next = 0
 
     @property
-    def numbers(self) -> range:
-        return self._numbers
+    def ports(self) -> range:
+        return self._ports
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         with lock:
             for port in self._in_turn():
                 if port not in exclude:
                     try:
-                        held = self.hold_number(port, protocol)
+                        held = self.hold_port(port, protocol)
                     except PortUnavailable:
                         continue
                     except OSError as error:
                         if error.errno != errno.EADDRINUSE:
                             raise
                         continue
-                    self._next = (self._numbers.index(port) + 1) % len(self._numbers)
+                    self._next = (self._ports.index(port) + 1) % len(self._ports)
                     return held
         raise self.exhausted(protocol, exclude)
 
-    def hold_number(self, port: int, protocol: str) -> Hold:
-        if port not in self._numbers:
+    def hold_port(self, port: int, protocol: str) -> Hold:
+        if port not in self._ports:
             raise PortUnavailable(
                 f"port {port} is outside the range {self._span} of worker {self._worker_id!r}: "
                 "mode 'fixed' gives no other ports; ask for one of these, or use mode 'ephemeral'",
@@ -68,7 +68,7 @@ class Fixed:
                 error.protocol = protocol
                 raise
             try:
-                held = hold_number(port, protocol)
+                held = hold_port(port, protocol)
                 held.lease = lease
             except BaseException:
                 lease.close()
@@ -77,16 +77,16 @@ class Fixed:
 
     @property
     def _span(self) -> str:
-        return f"{self._numbers.start}-{self._numbers.stop - 1}"
+        return f"{self._ports.start}-{self._ports.stop - 1}"
 
     def _in_turn(self) -> Iterator[int]:
-        yield from self._numbers[self._next :]
-        yield from self._numbers[: self._next]
+        yield from self._ports[self._next :]
+        yield from self._ports[: self._next]
 
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
     ) -> PortsExhausted:
-        size = len(self._numbers)
+        size = len(self._ports)
         asked = (
             f"{not_enough(protocol, count, in_a_row=in_a_row)} in the fixed range {self._span} of "
             f"worker {self._worker_id!r}"
@@ -102,7 +102,7 @@ class Fixed:
 
     def _taken(self, protocol: str, exclude: Collection[int]) -> str:
         """What has the ports of the range now, each counted once, as a clause."""
-        wanted = [port for port in self._numbers if port not in exclude]
+        wanted = [port for port in self._ports if port not in exclude]
         standing = {port: self._locks.standing(port) for port in wanted}
         locked = sum(one is Standing.LOCKED for one in standing.values())
         files = [f"{port}.lock" for port, one in standing.items() if one is Standing.NOT_OURS]
@@ -120,6 +120,6 @@ class Fixed:
                 f"{len(files)} are left out because of files that ephemport did not write "
                 f"({', '.join(files[:5])}{more})"
             )
-        if len(wanted) < len(self._numbers):
-            told.append(f"{len(self._numbers) - len(wanted)} are excluded")
+        if len(wanted) < len(self._ports):
+            told.append(f"{len(self._ports) - len(wanted)} are excluded")
         return ", ".join(told)

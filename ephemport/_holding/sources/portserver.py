@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import redirect_stderr, suppress
 
 from ephemport._errors import EphemportError, PortsExhausted
-from ephemport._holding.hold import Hold, hold_number
+from ephemport._holding.hold import Hold, hold_port
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
@@ -44,7 +44,7 @@ class Portserver:
         self._returned: deque[int] = deque()
 
     @property
-    def numbers(self) -> range:
+    def ports(self) -> range:
         return range(1024, 65536)
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
@@ -52,12 +52,12 @@ class Portserver:
         with lock:
             try:
                 for _ in range(_TRIES):
-                    port = self._number(protocol)
+                    port = self._next_port(protocol)
                     if port in exclude:
                         passed_over.append(port)
                         continue
                     try:
-                        held = hold_number(port, protocol)
+                        held = hold_port(port, protocol)
                     except OSError as error:
                         passed_over.append(port)
                         if error.errno != errno.EADDRINUSE:
@@ -74,19 +74,19 @@ class Portserver:
             protocol=protocol,
         )
 
-    def hold_number(self, port: int, protocol: str) -> Hold:
+    def hold_port(self, port: int, protocol: str) -> Hold:
         # The portserver's protocol cannot ask for a number by name; the hold is what protects it.
         with suppress(ValueError):
             self._returned.remove(port)
-        return hold_number(port, protocol)
+        return hold_port(port, protocol)
 
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
     ) -> PortsExhausted:
-        if count > len(self.numbers):
+        if count > len(self.ports):
             return PortsExhausted(
                 f"{not_enough(protocol, count, in_a_row=in_a_row)}, and a portserver has the ports "
-                f"{self.numbers.start}-65535 at most ({len(self.numbers):,}). Ask for fewer",
+                f"{self.ports.start}-65535 at most ({len(self.ports):,}). Ask for fewer",
                 protocol=protocol,
             )
         return PortsExhausted(
@@ -96,7 +96,7 @@ class Portserver:
             protocol=protocol,
         )
 
-    def _number(self, protocol: str) -> int:
+    def _next_port(self, protocol: str) -> int:
         said = io.StringIO()
         with redirect_stderr(said):
             port = self._ask(self.address)
