@@ -15,6 +15,7 @@ from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
 from ephemport._kernel.processes import is_running
+from ephemport._later import importing
 from ephemport._looking.listeners import Listener
 from ephemport._serving.activation import Argument, Text
 from ephemport._serving.start import (
@@ -181,7 +182,8 @@ class Reservation(EndsWithBlock):
         from then on: this process's hold ends when the adopter has the sockets, and the number is
         free when the adopter releases it or ends.
         """
-        from ephemport._serving.share import Offer
+        with importing("share a reservation"):
+            from ephemport._serving.share import Offer
 
         self._require_held("share")
         with lock:
@@ -396,7 +398,8 @@ def adopt(token: str) -> Reservation:
     another user) or hangs up, and after 10 s when it does not answer (then from a TimeoutError);
     ValueError and TypeError for what is no token, before anything is opened.
     """
-    from ephemport._serving import adopt as _adopt
+    with importing("adopt a reservation"):
+        from ephemport._serving import adopt as _adopt
 
     hold, terms = _adopt.adopt(token)
     return Reservation(hold, *terms)

@@ -6,7 +6,7 @@ import resource
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import SupportsIndex
 
 from ephemport import _spelling
 from ephemport._arguments import PORTS, at_most, port_or_any, shown
@@ -17,8 +17,15 @@ from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.sources import Source
 from ephemport._kernel.protocols import check_protocol
 
-if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Diagnosis
+# Not with the first error: by then the process may have another root, or be another user's.
+from ephemport._looking.diagnosis import (
+    CLOSING,
+    TIME_WAIT,
+    Diagnosis,
+    diagnose,
+    diagnosis_or_none,
+    standing_in_the_way,
+)
 
 ANY = 0
 # From so many ports on the source is asked first how many it has: that costs what a few ports do.
@@ -177,8 +184,6 @@ class Request:
             refused = unavailable(port, self.protocol, cause)
         elif refused is not None and refused.port is not None and refused.port in source.ports:
             # Locked for another process, which most often holds the port as well.
-            from ephemport._looking.diagnosis import diagnosis_or_none
-
             refused.diagnosis = diagnosis_or_none(refused.port, self.protocol)
         if self.lone and refused is not None:
             raise refused
@@ -236,8 +241,6 @@ class Request:
 
     def _no_row(self, start: int, count: int) -> PortUnavailable:
         """The error for a row that was asked for by name, about the port that stands in its way."""
-        from ephemport._looking.diagnosis import diagnose, standing_in_the_way
-
         asked = f"cannot reserve the {count} ports {start}-{start + count - 1} ({self.protocol}): "
         if start + count - 1 > 65535:
             return PortUnavailable(f"{asked}ports end at 65535", port=start, protocol=self.protocol)
@@ -282,9 +285,6 @@ def _close_all(holds: list[Hold]) -> None:
 
 def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
     """The error for a port that was asked for by name, with who has it where that is known."""
-    # What only errors need is imported with the first one.
-    from ephemport._looking.diagnosis import diagnosis_or_none
-
     asked = f"cannot {verb} port {port} ({protocol}): {os.strerror(error.errno or 0)}"
     if error.errno == errno.EACCES:
         return PortUnavailable(
@@ -303,10 +303,8 @@ def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve")
     )
 
 
-def _what_to_do(port: int, diagnosis: "Diagnosis | None", verb: str) -> str:
+def _what_to_do(port: int, diagnosis: Diagnosis | None, verb: str) -> str:
     """What helps against what stands in the way of a port."""
-    from ephemport._looking.diagnosis import CLOSING, TIME_WAIT
-
     found = diagnosis.found if diagnosis is not None else ()
     pids = {one.pid for one in found}
     if not found:

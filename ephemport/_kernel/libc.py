@@ -1,5 +1,6 @@
 """The C library, for the system calls that Python has no names for."""
 
+import errno
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,11 @@ def libc() -> "ctypes.CDLL":
 
 
 def syscall(number: int, *arguments: int) -> int:
-    """Make the system call of this number. Raises OSError."""
-    import ctypes
+    """Make the system call of this number. Raises OSError, also where ctypes cannot be had."""
+    try:
+        import ctypes
+    except ImportError as error:  # after a chroot(), or as a user who may not read it
+        raise OSError(errno.ELIBACC, f"ctypes cannot be imported: {error}") from error
 
     result = libc().syscall(*map(ctypes.c_long, (number, *arguments)))
     if result < 0:

@@ -12,6 +12,7 @@ from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold
 from ephemport._holding.host import endpoint, make_url
 from ephemport._holding.request import unavailable
+from ephemport._later import importing
 from ephemport._serving.activation import Argument, Text, activated, out_of_the_way
 from ephemport._serving.placeholders import fill
 
@@ -78,11 +79,13 @@ def start(
     **kwargs: Any,
 ) -> "subprocess.Popen[Any]":
     """`subprocess.Popen(command, **kwargs)`, with its sockets or with assistance."""
-    import subprocess
+    with importing("start a server"):
+        import subprocess
+
+        if assist:
+            from ephemport._serving.assist import check_assist, start_assisted
 
     if assist:
-        from ephemport._serving.assist import check_assist, start_assisted
-
         check_assist()
     with ExitStack() as sockets:
         wanted: Any = command

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 from ephemport import _spelling
 from ephemport._arguments import checked_pid, checked_port, seconds
@@ -18,6 +18,7 @@ from ephemport._kernel.lookup import Lookup
 from ephemport._kernel.processes import command_line, descendants, is_running, owners, user_of
 from ephemport._kernel.protocols import PARTS
 from ephemport._kernel.sockets import SocketRecord
+from ephemport._looking.diagnosis import LISTENS, RECEIVES, Diagnosis, diagnosis_or_none
 from ephemport._looking.listeners import (
     Listener,
     command_in_words,
@@ -25,11 +26,9 @@ from ephemport._looking.listeners import (
     listening_records,
     owners_of,
 )
+from ephemport._looking.process_sockets import options_of, what_processes_have
 from ephemport._serving.hints import hint, says_taken, who_has
 from ephemport._serving.output import captured_output
-
-if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Diagnosis
 
 # From one look to the next, in seconds. The median delay is half a pause, and a look with the
 # sleep before it costs up to 90 us: 6 ms while most servers start, and once 1.5 % of the time
@@ -198,8 +197,6 @@ class _Watch:
     def timed_out(self) -> TakeoverTimeout:
         """The error that says who holds, who listens, and what the process does."""
         # What only errors need is imported with the first one.
-        from ephemport._looking.diagnosis import diagnosis_or_none
-
         diagnosis = diagnosis_or_none(self._port, self._protocol)
         message = (
             f"nothing listened on port {self._port} ({' and '.join(self._protocols)}) "
@@ -226,13 +223,11 @@ class _Watch:
             message, port=self._port, protocol=self._protocol, diagnosis=diagnosis
         )
 
-    def _hinted(self, message: str, condition: str, diagnosis: "Diagnosis | None") -> str:
+    def _hinted(self, message: str, condition: str, diagnosis: Diagnosis | None) -> str:
         told = hint(condition, diagnosis, self._protocols, self._waited_for)
         return f"{message}{'' if message.endswith(chr(10)) else '. '}{told}" if told else message
 
     def _what_it_has(self) -> str:
-        from ephemport._looking.process_sockets import what_processes_have
-
         assert self._pid is not None
         try:
             return what_processes_have(descendants(self._pid), self._port, self._protocols)
@@ -266,9 +261,6 @@ class _Watch:
 
     def _wrong(self, record: SocketRecord, also: bool) -> WrongListener:
         """The error for a stranger's socket; `also`: the process listens on the port as well."""
-        from ephemport._looking.diagnosis import diagnosis_or_none
-        from ephemport._looking.process_sockets import options_of
-
         pids = owners_of([record]).get(record.inode) or []
         stranger = listener_of(record, pids)
         options = options_of(record, pids)
@@ -287,8 +279,6 @@ class _Watch:
 
     def exited(self) -> ServerExited:
         """The error for a process that ended, with its status and output where they are known."""
-        from ephemport._looking.diagnosis import LISTENS, RECEIVES, diagnosis_or_none
-
         returncode = self._returncode()
         output = captured_output(self._process)
         diagnosis = diagnosis_or_none(self._port, self._protocol)

@@ -1,0 +1,89 @@
+"""A process that no longer sees its installation: named errors, and no ModuleNotFoundError."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ephemport
+
+HELD = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import ephemport
+with ephemport.reserve(), ephemport.reserve(handoff="fd"):
+    pass
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+sys.path_importer_cache.clear()
+"""
+NOT_BEFORE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import ephemport
+os.chroot(sys.argv[2])
+os.chdir("/")
+sys.path_importer_cache.clear()
+"""
+
+
+@pytest.fixture
+def only_root_sees_it(tmp_path: Path) -> Path:
+    if os.getuid() != 0:
+        pytest.skip("needs two users")
+    folder = tmp_path / "roots"
+    folder.mkdir(mode=0o700)
+    package = Path(ephemport.__file__).parent
+    shutil.copytree(package, folder / "ephemport", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def run(source: str, *arguments: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", source, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("use", "answer"),
+    [
+        ("ephemport.reserve(port=80)", "PortUnavailable: cannot reserve port 80 (tcp): Permission"),
+        (
+            "a = ephemport.reserve(); ephemport.reserve(port=a.port)",
+            "PortUnavailable: cannot reserve port",
+        ),
+        ("ephemport.wait_listening(9, 0)", "TakeoverTimeout: nothing listened on port 9"),
+        ("ephemport.diagnose(9); print('well')", "well"),
+        ("print(ephemport.listeners() == [], 'well')", "well"),
+    ],
+)
+def test_after_another_user(only_root_sees_it: Path, use: str, answer: str) -> None:
+    said = run(f"{HELD}{use}", only_root_sees_it)
+    assert answer in said
+    assert "ModuleNotFoundError" not in said
+
+
+@pytest.mark.parametrize(
+    "use", ["ephemport.reserve", "ephemport.wait_listening", "ephemport.compat"]
+)
+def test_what_was_never_asked_for_is_named(
+    only_root_sees_it: Path, tmp_path: Path, use: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    said = run(f"{NOT_BEFORE}{use}", only_root_sees_it, empty)
+    if use == "ephemport.compat":
+        assert said.splitlines()[-1] == (
+            "AttributeError: module 'ephemport' has no attribute 'compat'"
+        )
+    else:
+        assert f"EphemportError: cannot use {use}: " in said.splitlines()[-1]
