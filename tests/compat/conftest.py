@@ -1,4 +1,4 @@
-"""A neighbour process that wants our numbers, and an environment that says nothing of them."""
+"""A neighbour process that wants our ports, and an environment that says nothing of them."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Tries to have a number as a stranger would: on each address, with no option set.
+# Tries to have a port as a stranger would: on each address, with no option set.
 _NEIGHBOUR = """
 import socket, sys
 wanted = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET, "127.0.0.7")]
@@ -36,7 +36,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def neighbour_can_bind() -> Iterator[Callable[[int], bool]]:
-    """Whether another process is able to bind a number on any address."""
+    """Whether another process is able to bind a port on any address."""
     with subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _NEIGHBOUR],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

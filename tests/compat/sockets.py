@@ -1,4 +1,4 @@
-"""What this process has open, and a server to take a number over with."""
+"""What this process has open, and a server to take a port over with."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import socket
 
 
 def bound_here() -> set[int]:
-    """The numbers that a socket of this process is bound to: neighbours cannot disturb that."""
+    """The ports that a socket of this process is bound to: neighbours cannot disturb that."""
     ports = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -32,7 +32,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def serve_and_ask(*ports: int, host: str = "127.0.0.1") -> None:
-    """Start an asyncio server on each of the numbers, and have each answer."""
+    """Start an asyncio server on each of the ports, and have each answer."""
     servers = [await asyncio.start_server(_echo, host, port) for port in ports]
     try:
         for port in ports:

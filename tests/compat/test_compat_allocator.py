@@ -22,7 +22,7 @@ def allocator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PortAl
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_a_number_is_held_and_a_server_takes_it_over(
+def test_a_port_is_held_and_a_server_takes_it_over(
     allocator: PortAllocator, category: str, neighbour_can_bind: CanBind
 ) -> None:
     port = allocator.allocate_port(category)
@@ -56,7 +56,7 @@ def test_releasing_what_is_not_allocated_does_nothing(allocator: PortAllocator) 
     allocator.release_port(1)
 
 
-def test_a_preferred_number_that_is_free_is_given() -> None:
+def test_a_preferred_port_that_is_free_is_given() -> None:
     # In fixed mode others may be quicker: see test_compat_modes.py.
     allocator = PortAllocator("ephemeral")
     preferred = allocator.allocate_port("servers")
@@ -68,14 +68,14 @@ def test_a_preferred_number_that_is_free_is_given() -> None:
     allocator.release_all()
 
 
-def test_a_preferred_number_outside_the_workers_range(tmp_path: Path) -> None:
+def test_a_preferred_port_outside_the_workers_range(tmp_path: Path) -> None:
     with PortAllocator("fixed", "gw7", tmp_path) as allocator, PortAllocator() as elsewhere:
         for preferred in (elsewhere.allocate_port(), 10600, 11700):
             elsewhere.release_port(preferred)
             assert allocator.allocate_port("servers", preferred) in range(10700, 10800)
 
 
-def test_a_preferred_number_that_a_server_has(allocator: PortAllocator) -> None:
+def test_a_preferred_port_that_a_server_has(allocator: PortAllocator) -> None:
     async def ask() -> int:
         taken = allocator.allocate_port("servers")
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", taken)
@@ -89,7 +89,7 @@ def test_a_preferred_number_that_a_server_has(allocator: PortAllocator) -> None:
 
 
 @pytest.mark.parametrize("preferred", [-1, 65536])
-def test_an_impossible_preferred_number(allocator: PortAllocator, preferred: int) -> None:
+def test_an_impossible_preferred_port(allocator: PortAllocator, preferred: int) -> None:
     with pytest.raises(ValueError, match=str(preferred)):
         allocator.allocate_port("servers", preferred)
     assert allocator.allocated_ports == []
@@ -149,7 +149,7 @@ def test_contexts_release_when_the_block_fails(allocator: PortAllocator) -> None
     assert allocator.allocated_ports == []
 
 
-def test_the_reservation_behind_a_number(allocator: PortAllocator) -> None:
+def test_the_reservation_behind_a_port(allocator: PortAllocator) -> None:
     port = allocator.allocate_port("servers")
     reservation = allocator.reservation(port)
     assert isinstance(reservation, Reservation)
@@ -162,7 +162,7 @@ def test_the_reservation_behind_a_number(allocator: PortAllocator) -> None:
         allocator.reservation(port)
 
 
-def test_a_number_that_was_never_allocated_has_no_reservation(allocator: PortAllocator) -> None:
+def test_a_port_that_was_never_allocated_has_no_reservation(allocator: PortAllocator) -> None:
     with pytest.raises(KeyError, match="port 9001 is not allocated"):
         allocator.reservation(9001)
 
@@ -214,7 +214,7 @@ def test_the_environment_chooses_the_mode(monkeypatch: pytest.MonkeyPatch, tmp_p
         PortAllocator()
 
 
-def test_threads_never_get_the_same_number(allocator: PortAllocator) -> None:
+def test_threads_never_get_the_same_port(allocator: PortAllocator) -> None:
     barrier = threading.Barrier(4)
     found: list[list[int]] = []
 

@@ -1,4 +1,4 @@
-"""The documented helpers: URLs, and a manager for tests that need several numbers."""
+"""The documented helpers: URLs, and a manager for tests that need several ports."""
 
 import asyncio
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_the_helpers_categories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert {urlsplit(url).port for url in cluster} <= set(range(10800, 10900))
 
 
-def test_a_managers_numbers_and_urls(tmp_path: Path) -> None:
+def test_a_managers_ports_and_urls(tmp_path: Path) -> None:
     with PortAllocator("fixed", "gw8", tmp_path) as allocator:
         with TestPortManager(allocator) as manager:
             servers, clients = range(10800, 10900), range(11800, 11900)
@@ -103,7 +103,7 @@ def test_a_managers_numbers_and_urls(tmp_path: Path) -> None:
         assert bound_here().isdisjoint(ports)
 
 
-def test_a_manager_uses_the_processs_numbers() -> None:
+def test_a_manager_uses_the_processs_ports() -> None:
     with TestPortManager() as manager:
         ports = manager.get_port_range(3, "servers")
         assert set(ports) <= set(compat.get_port_allocator().allocated_ports)
@@ -126,7 +126,7 @@ def test_a_manager_releases_only_its_own() -> None:
         manager.cleanup()
 
 
-def test_a_manager_does_not_release_a_number_that_is_anothers_by_now() -> None:
+def test_a_manager_does_not_release_a_port_that_is_anothers_by_now() -> None:
     with PortAllocator("ephemeral") as allocator:
         manager = TestPortManager(allocator)
         port = manager.get_port()

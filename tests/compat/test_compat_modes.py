@@ -30,9 +30,7 @@ def _counts_in_fixed_mode(lock_dir: str) -> dict[str, Any]:
         }
 
 
-def test_a_fixed_range_is_used_to_its_last_number(
-    in_namespace: InNamespace, tmp_path: Path
-) -> None:
+def test_a_fixed_range_is_used_to_its_last_port(in_namespace: InNamespace, tmp_path: Path) -> None:
     found = in_namespace(_counts_in_fixed_mode, str(tmp_path))
     assert found["ports"] == list(range(10200, 10300))
     name, message = found["failure"]
@@ -91,8 +89,8 @@ def test_a_neighbour_that_takes_all_it_can_get(
     in_namespace: InNamespace, tmp_path: Path, mode: str
 ) -> None:
     # The system's range in the middle of the fixed one, so that both modes are in its way.
-    numbers = (10000, 10019)
-    found = in_namespace(_neighbours_share, mode, str(tmp_path), ports=numbers)
+    ports = (10000, 10019)
+    found = in_namespace(_neighbours_share, mode, str(tmp_path), ports=ports)
     assert sorted(found["ours"] + found["theirs"]) == list(range(10000, 10020))
 
 
@@ -128,7 +126,7 @@ def _preferred(lock_dir: str) -> list[int]:
         return [allocator.allocate_port("servers", wanted) for wanted in (10277, 10277, 10300, 80)]
 
 
-def test_a_preferred_number_in_fixed_mode(in_namespace: InNamespace, tmp_path: Path) -> None:
+def test_a_preferred_port_in_fixed_mode(in_namespace: InNamespace, tmp_path: Path) -> None:
     first, *others = in_namespace(_preferred, str(tmp_path))
     assert first == 10277
     assert len(set(others)) == 3
@@ -207,7 +205,7 @@ with PortAllocator("fixed", "gw1", sys.argv[1]) as allocator:
 
 
 @pytest.mark.parametrize("folders", [("a", "a", "a"), ("a", "b", "c")], ids=["shared", "apart"])
-def test_processes_with_the_same_slot_get_different_numbers(
+def test_processes_with_the_same_slot_get_different_ports(
     in_namespace: InNamespace, tmp_path: Path, folders: tuple[str, ...]
 ) -> None:
     lock_dirs = [str(tmp_path / folder) for folder in folders]

@@ -1,4 +1,4 @@
-"""The documented table: four categories, ten slots, a hundred numbers each."""
+"""The documented table: four categories, ten slots, a hundred ports each."""
 
 import pytest
 
@@ -26,16 +26,16 @@ def test_the_guides_table(line: str) -> None:
 
 @pytest.mark.parametrize("slot", range(10))
 @pytest.mark.parametrize("category", STARTS)
-def test_every_number_of_every_slot(category: str, slot: int) -> None:
+def test_every_port_of_every_slot(category: str, slot: int) -> None:
     first = STARTS[category] + 100 * slot
     assert list(worker_range(category, f"gw{slot}")) == list(range(first, first + 100))
 
 
-def test_no_number_has_two_owners() -> None:
-    numbers = [
+def test_no_port_has_two_owners() -> None:
+    ports = [
         n for name in CATEGORIES for slot in range(10) for n in worker_range(name, f"gw{slot}")
     ]
-    assert len(numbers) == len(set(numbers)) == 4000
+    assert len(ports) == len(set(ports)) == 4000
 
 
 @pytest.mark.parametrize(("worker", "slot"), [("gw10", 0), ("gw11", 1), ("gw29", 9), ("gw100", 0)])
@@ -66,9 +66,9 @@ def test_master_has_the_first_slot() -> None:
 
 @pytest.mark.parametrize("worker", ["gw", "gw-1", "gw1a", "Gw2", "worker_3", "größe", "gw1 "])
 def test_odd_workers_get_a_slot_of_the_table(worker: str) -> None:
-    numbers = worker_range("testing", worker)
-    assert numbers in [worker_range("testing", f"gw{slot}") for slot in range(10)]
-    assert numbers == worker_range("testing", worker)
+    ports = worker_range("testing", worker)
+    assert ports in [worker_range("testing", f"gw{slot}") for slot in range(10)]
+    assert ports == worker_range("testing", worker)
 
 
 def test_odd_workers_slots_stay_the_same() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the core share: strangers who want numbers, servers, and a look at the kernel.
+"""What the tests of the core share: strangers who want ports, servers, and a look at the kernel.
 
 Importing this must stay cheap and must not import pytest: children in namespaces do it too.
 """
@@ -63,7 +63,7 @@ def may_bind(port: int, address: str = "127.0.0.1", *options: int, kind: int = T
 
 
 def given_to_strangers(kind: int = TCP, addresses: Any = ADDRESSES) -> list[int]:
-    """The numbers that bind(0) gives strangers, however they ask: every address, every option."""
+    """The ports that bind(0) gives strangers, however they ask: every address, every option."""
     given = []
     for (_, address), options in itertools.product(addresses, OPTIONS):
         try:
@@ -76,7 +76,7 @@ def given_to_strangers(kind: int = TCP, addresses: Any = ADDRESSES) -> list[int]
 
 
 def given_to_connect(peer: tuple[str, int], kind: int = TCP) -> list[int]:
-    """The number that an outgoing connect() is given, none if there is none."""
+    """The port that an outgoing connect() is given, none if there is none."""
     with socket.socket(V6 if ":" in peer[0] else V4, kind) as sock:
         try:
             sock.connect(peer)
@@ -123,7 +123,7 @@ def open_descriptors() -> list[str]:
 
 
 def bound_ports() -> set[int]:
-    """The TCP numbers that this process's sockets are bound to, as the kernel tells."""
+    """The TCP ports that this process's sockets are bound to, as the kernel tells."""
     inodes = set()
     for one in open_descriptors():
         if "socket:[" in one:

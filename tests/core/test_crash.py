@@ -1,4 +1,4 @@
-"""A server that crashes and comes back, on a number that only it can have."""
+"""A server that crashes and comes back, on a port that only it can have."""
 
 import itertools
 import os
@@ -84,7 +84,7 @@ def _reserve_past_time_wait(protocol: str, handoff: str) -> None:
                     leave_time_wait(port)
 
 
-def test_a_number_whose_server_left_time_waits(in_namespace: InNamespace) -> None:
+def test_a_port_whose_server_left_time_waits(in_namespace: InNamespace) -> None:
     for protocol in ("tcp", "both"):
         for handoff in ("takeover", "fd"):
             in_namespace(_reserve_past_time_wait, protocol, handoff)
@@ -107,7 +107,7 @@ def test_time_waits_are_no_excuse_to_share(in_namespace: InNamespace) -> None:
 
 
 def _race_for_time_wait(rounds: int, old_kernel: bool) -> list[int]:
-    """How many of two processes got the same number, for every round."""
+    """How many of two processes got the same port, for every round."""
     leave_time_wait(50000)
     if old_kernel:  # before Linux 6.8: nobody sees what is bound and does not listen
         setattr(ephemport._holding.hold, "read_sockets", _see_listeners_only)  # noqa: B010
@@ -152,7 +152,7 @@ def _see_listeners_only(protocol: str, states: set[State], *, port: int) -> list
 
 
 @pytest.mark.parametrize("old_kernel", [False, True])
-def test_two_that_race_for_a_number_in_time_wait_never_both_get_it(
+def test_two_that_race_for_a_port_in_time_wait_never_both_get_it(
     in_namespace: InNamespace, old_kernel: bool
 ) -> None:
     winners = in_namespace(_race_for_time_wait, 150, old_kernel)

@@ -1,4 +1,4 @@
-"""A range that is nearly full, and numbers that its owner has reserved."""
+"""A range that is nearly full, and ports that its owner has reserved."""
 
 import pytest
 
@@ -27,14 +27,14 @@ def _to_the_last(protocol: str, preferred: list[int]) -> None:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
 @pytest.mark.parametrize("half", [0, 1])
-def test_picks_work_to_the_very_last_number(
+def test_picks_work_to_the_very_last_port(
     in_namespace: InNamespace, protocol: str, half: int
 ) -> None:
     in_namespace(_to_the_last, protocol, list(range(40000 + half, 40064, 2)))
 
 
 def test_an_odd_beginning(in_namespace: InNamespace) -> None:
-    def numbers(ports: tuple[int, int]) -> list[int]:
+    def given(ports: tuple[int, int]) -> list[int]:
         said: str = in_namespace(
             "from ephemport import reserve\n"
             "held = [reserve() for _ in range(9)]\n"
@@ -44,12 +44,12 @@ def test_an_odd_beginning(in_namespace: InNamespace) -> None:
         )
         return [int(one) for one in said.split()]
 
-    assert numbers((40001, 40009)) == list(range(40001, 40010))
-    assert numbers((40002, 40010)) == list(range(40002, 40011))
+    assert given((40001, 40009)) == list(range(40001, 40010))
+    assert given((40002, 40010)) == list(range(40002, 40011))
 
 
 def _two_full_halves_apart() -> None:
-    # For "both" the kernel's own search only looks at TCP; UDP here has other numbers free.
+    # For "both" the kernel's own search only looks at TCP; UDP here has other ports free.
     odd = list(range(40001, 40064, 2))
     with reserve_many(32, port=odd, protocol="udp"), reserve_many(32, protocol="both") as group:
         assert set(group.ports) == RANGE - set(odd)
@@ -59,7 +59,7 @@ def _two_full_halves_apart() -> None:
             assert r.port in odd
 
 
-def test_both_finds_numbers_that_are_free_on_both(in_namespace: InNamespace) -> None:
+def test_both_finds_ports_that_are_free_on_both(in_namespace: InNamespace) -> None:
     in_namespace(_two_full_halves_apart)
 
 
@@ -85,5 +85,5 @@ def _never_reserved(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_reserved_numbers_are_never_returned(in_namespace: InNamespace, protocol: str) -> None:
+def test_reserved_ports_are_never_returned(in_namespace: InNamespace, protocol: str) -> None:
     in_namespace(_never_reserved, protocol, settings=SYSCTL)

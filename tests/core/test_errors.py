@@ -1,4 +1,4 @@
-"""What is said when no number can be had, and that nothing is left open after any failure."""
+"""What is said when no port can be had, and that nothing is left open after any failure."""
 
 import errno
 import resource

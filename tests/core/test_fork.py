@@ -79,7 +79,7 @@ def test_in_a_forked_child_the_reservation_is_released(handoff: str) -> None:
         assert not may_bind(r.port, "::")
 
 
-def test_a_grandchild_names_the_process_that_has_the_number() -> None:
+def test_a_grandchild_names_the_process_that_has_the_port() -> None:
     parent = os.getpid()
     with reserve() as r:
 
@@ -103,7 +103,7 @@ def test_a_reservation_released_before_the_fork_stays_just_that() -> None:
 
 @pytest.mark.parametrize("way", ["release", "kill"])
 @pytest.mark.parametrize("fork", ["os", "multiprocessing"])
-def test_a_child_keeps_no_number_alive(in_namespace: InNamespace, way: str, fork: str) -> None:
+def test_a_child_keeps_no_port_alive(in_namespace: InNamespace, way: str, fork: str) -> None:
     in_namespace(_child_outlives, way, fork, ports=(40000, 40000))
 
 
@@ -176,7 +176,7 @@ def _fork_among_threads() -> None:
 
     def look() -> None:
         left = [one for one in open_descriptors() if int(one.split()[0]) not in standard]
-        # Transient ones (netlink, a socket that asks for an address) hold no number.
+        # Transient ones (netlink, a socket that asks for an address) hold no port.
         inodes = {int(one.partition("[")[2].rstrip("]")) for one in left if "socket:[" in one}
         records = read_sockets("tcp", {State.BOUND_INACTIVE}) + read_sockets("udp", {State.CLOSE})
         mine = [record for record in records if record.inode in inodes]

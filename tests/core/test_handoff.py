@@ -188,7 +188,7 @@ def test_listen_on_both_is_the_tcp_one() -> None:
         assert not may_bind(r.port, "127.0.0.1", socket.SO_REUSEADDR, kind=UDP)
 
 
-def test_the_number_stays_exclusive_after_listen() -> None:
+def test_the_port_stays_exclusive_after_listen() -> None:
     with reserve(handoff="fd") as r:
         with r.listen():
             for options in OPTIONS:
@@ -215,7 +215,7 @@ def test_a_receiver_stays_exclusive_after_the_release() -> None:
                 assert not may_bind(r.port, host, *options, kind=UDP)
 
 
-def test_another_user_cannot_bind_an_exclusive_number(in_namespace: InNamespace) -> None:
+def test_another_user_cannot_bind_an_exclusive_port(in_namespace: InNamespace) -> None:
     if not can_be_two_users():
         pytest.skip("needs root to be two users")
     in_namespace(_another_user)

@@ -1,6 +1,6 @@
 """What the library relies on, asked of the kernel itself: without the library, wherever it can be.
 
-Each runs in a network of its own with the 64 numbers 40000 to 40063.
+Each runs in a network of its own with the 64 ports 40000 to 40063.
 """
 
 import errno
@@ -55,14 +55,14 @@ def _wildcard_holds(after: tuple[int, ...], kind: int, address: str) -> list[int
 
 @pytest.mark.parametrize("after", OPTIONS)
 @pytest.mark.parametrize("address", ["::", "0.0.0.0"])
-def test_a_tcp_number_held_on_the_wildcard_is_given_to_nobody(
+def test_a_tcp_port_held_on_the_wildcard_is_given_to_nobody(
     in_namespace: InNamespace, after: tuple[int, ...], address: str
 ) -> None:
     assert in_namespace(_wildcard_holds, after, TCP, address) == []
 
 
 @pytest.mark.parametrize("address", ["::", "0.0.0.0"])
-def test_a_udp_number_held_exclusively_is_given_to_nobody(
+def test_a_udp_port_held_exclusively_is_given_to_nobody(
     in_namespace: InNamespace, address: str
 ) -> None:
     assert in_namespace(_wildcard_holds, (), UDP, address) == []
@@ -73,7 +73,7 @@ def _given_one_by_one(options: tuple[int, ...]) -> list[int]:
     return [sock.getsockname()[1] for sock in holds]
 
 
-def test_bind_prefers_odd_numbers(in_namespace: InNamespace) -> None:
+def test_bind_prefers_odd_ports(in_namespace: InNamespace) -> None:
     given = in_namespace(_given_one_by_one, ())
     assert [port % 2 for port in given] == [1] * 32 + [0] * 32
 
@@ -273,7 +273,7 @@ def test_a_server_that_never_accepts_completes_handshakes(in_namespace: InNamesp
     in_namespace(_never_accepts)
 
 
-def test_every_network_has_its_own_numbers(in_namespace: InNamespace) -> None:
+def test_every_network_has_its_own_ports(in_namespace: InNamespace) -> None:
     with bound(0, "::") as hold:
         assert in_namespace(may_bind, hold.getsockname()[1]) is True
         assert not may_bind(hold.getsockname()[1])

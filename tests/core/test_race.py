@@ -1,4 +1,4 @@
-"""The reason for all this: server starts beside neighbours who take numbers without rest."""
+"""The reason for all this: server starts beside neighbours who take ports without rest."""
 
 import socketserver
 import threading

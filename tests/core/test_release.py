@@ -25,11 +25,11 @@ def test_release_may_be_called_often() -> None:
 
 @pytest.mark.parametrize("handoff", ["takeover", "shadow", "fd"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_the_number_is_free_at_once(in_namespace: InNamespace, protocol: str, handoff: str) -> None:
-    in_namespace(_only_number, protocol, handoff, ports=(40000, 40000))
+def test_the_port_is_free_at_once(in_namespace: InNamespace, protocol: str, handoff: str) -> None:
+    in_namespace(_only_port, protocol, handoff, ports=(40000, 40000))
 
 
-def _only_number(protocol: str, handoff: str) -> None:
+def _only_port(protocol: str, handoff: str) -> None:
     for _ in range(20):
         with reserve(protocol=protocol, handoff=handoff) as r:
             assert r.port == 40000
@@ -112,7 +112,7 @@ def forget(count: int) -> None:
     gc.collect()
 
 
-def test_a_forgotten_reservation_warns_and_frees_its_number() -> None:
+def test_a_forgotten_reservation_warns_and_frees_its_port() -> None:
     before = open_descriptors()
     with pytest.warns(ResourceWarning, match=r"unreleased reservation of port \d+ \(tcp\)"):
         forget(1)
@@ -135,7 +135,7 @@ def test_a_released_reservation_is_forgotten_quietly() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_kill_9_frees_the_number_at_once(in_namespace: InNamespace, protocol: str) -> None:
+def test_kill_9_frees_the_port_at_once(in_namespace: InNamespace, protocol: str) -> None:
     in_namespace(_killed_holder, protocol, ports=(40000, 40000))
 
 

@@ -34,7 +34,7 @@ HOSTS = ["127.0.0.1", "localhost", "::1", "0.0.0.0", "::", "127.0.0.9"]
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("handoff", ["takeover", "fd"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_a_number_is_held_whatever_is_asked(host: str, handoff: str, protocol: str) -> None:
+def test_a_port_is_held_whatever_is_asked(host: str, handoff: str, protocol: str) -> None:
     with reserve(host=host, handoff=handoff, protocol=protocol) as r:
         assert r.port in ephemeral_range()
         assert (r.host, r.handoff, r.protocol) == (host, handoff, protocol)
@@ -57,7 +57,7 @@ def test_a_lone_host_is_127_0_0_1() -> None:
 
 @pytest.mark.parametrize("handoff", ["takeover", "fd"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_nobody_is_given_a_held_number(
+def test_nobody_is_given_a_held_port(
     in_namespace: InNamespace, handoff: str, protocol: str
 ) -> None:
     assert in_namespace(_hold_the_whole_range, handoff, protocol) == []
@@ -108,7 +108,7 @@ def test_urls(host: str, url: str) -> None:
         assert r.url(path="?y=1") == url.format(r.port) + "?y=1"
 
 
-def test_it_stands_for_its_number() -> None:
+def test_it_stands_for_its_port() -> None:
     with reserve() as r:
         assert int(r) == operator.index(r) == r.port
         assert range(65536)[r] == r.port
@@ -122,11 +122,11 @@ def test_repr_says_what_it_is() -> None:
     assert repr(r) == text % "released"
 
 
-def test_a_preferred_number(in_namespace: InNamespace) -> None:
-    in_namespace(_a_preferred_number)
+def test_a_preferred_port(in_namespace: InNamespace) -> None:
+    in_namespace(_a_preferred_port)
 
 
-def _a_preferred_number() -> None:
+def _a_preferred_port() -> None:
     with reserve() as first:
         port = first.port
     with reserve(port=port) as again:
@@ -142,7 +142,7 @@ def test_0_means_any() -> None:
             assert r.port in ephemeral_range()
 
 
-def test_a_taken_number_names_its_holder() -> None:
+def test_a_taken_port_names_its_holder() -> None:
     script = "import socket; s = socket.create_server(('127.0.0.1', 0));"
     script += "print(s.getsockname()[1], flush=True); input()"
     with subprocess.Popen(
@@ -160,7 +160,7 @@ def test_a_taken_number_names_its_holder() -> None:
         holder.communicate("")
 
 
-def test_a_number_that_this_process_holds() -> None:
+def test_a_port_that_this_process_holds() -> None:
     with reserve() as r, pytest.raises(PortUnavailable) as caught:
         reserve(port=r.port)
     assert f"this process (pid {os.getpid()}) holds" in str(caught.value)
@@ -192,7 +192,7 @@ def _several_are_tried_in_order() -> None:
         assert "End port= in 0" in str(caught.value)
 
 
-def test_a_root_only_number_says_so(in_namespace: InNamespace) -> None:
+def test_a_root_only_port_says_so(in_namespace: InNamespace) -> None:
     if not can_be_two_users():
         pytest.skip("needs root to be two users")
     assert "ip_unprivileged_port_start" in in_namespace(_ask_for_80)
@@ -207,7 +207,7 @@ def _ask_for_80() -> str:
     return str(caught.value)
 
 
-def test_excluded_numbers_are_never_returned(in_namespace: InNamespace) -> None:
+def test_excluded_ports_are_never_returned(in_namespace: InNamespace) -> None:
     in_namespace(_exclude)
 
 
@@ -302,11 +302,11 @@ def test_shadow_needs_an_address_that_the_server_does_not_use() -> None:
 
 
 def test_many_at_once_are_all_different() -> None:
-    def numbers(reservations: Iterable[Reservation]) -> set[int]:
+    def ports(reservations: Iterable[Reservation]) -> set[int]:
         return {r.port for r in reservations}
 
     held = [reserve() for _ in range(200)]
-    assert len(numbers(held)) == 200
+    assert len(ports(held)) == 200
     for r in held:
         r.release()
 
@@ -318,10 +318,10 @@ def test_the_first_pick_uses_the_whole_range(in_namespace: InNamespace) -> None:
 
 def _fifteen_picks() -> list[int]:
     held = [reserve() for _ in range(15)]
-    numbers = [r.port for r in held]
+    ports = [r.port for r in held]
     for r in held:
         r.release()
-    return numbers
+    return ports
 
 
 def test_strangers_cannot_even_ask_for_it_while_exclusive() -> None:

@@ -59,7 +59,7 @@ def test_what_is_no_count(count: Any, contiguous: bool) -> None:
     assert open_descriptors() == before
 
 
-def test_one_number_cannot_be_two() -> None:
+def test_one_port_cannot_be_two() -> None:
     with pytest.raises(ValueError, match="one port cannot serve 2"):
         reserve_many(2, port=40000)
 
@@ -83,7 +83,7 @@ def _all_or_nothing(protocol: str) -> None:
     assert open_descriptors() == before
 
 
-def test_preferred_numbers_are_used_up_in_order(in_namespace: InNamespace) -> None:
+def test_preferred_ports_are_used_up_in_order(in_namespace: InNamespace) -> None:
     in_namespace(_preferred)
 
 

@@ -1,4 +1,4 @@
-"""Mode "fixed": numbers of a range in order, a lock file for each, and a hold as well."""
+"""Mode "fixed": ports of a range in order, a lock file for each, and a hold as well."""
 
 import os
 import re
@@ -17,11 +17,11 @@ from ephemport._reservation import reserve_from, reserve_many_from
 from tests.conftest import InNamespace
 from tests.core.helpers import bound, child, finish, in_child, may_bind, open_descriptors
 
-NUMBERS = range(10000, 10010)
+PORTS = range(10000, 10010)
 
 
-def source(folder: str | Path, worker: str = "gw0", numbers: range = NUMBERS) -> Fixed:
-    return Fixed(numbers, LockFolder(folder), worker)
+def source(folder: str | Path, worker: str = "gw0", ports: range = PORTS) -> Fixed:
+    return Fixed(ports, LockFolder(folder), worker)
 
 
 def take(given: Fixed, request: Request | None = None) -> Reservation:
@@ -53,7 +53,7 @@ def _order(folder: str) -> None:
     assert locks(folder) == []
 
 
-def test_numbers_are_given_in_order_behind_the_last(
+def test_ports_are_given_in_order_behind_the_last(
     in_namespace: InNamespace, tmp_path: Path
 ) -> None:
     in_namespace(_order, str(tmp_path / "locks"))
@@ -78,7 +78,7 @@ def _lock_file(folder: str) -> None:
     assert locks(folder) == []
 
 
-def test_the_lock_file_says_whose_the_number_is(in_namespace: InNamespace, tmp_path: Path) -> None:
+def test_the_lock_file_says_whose_the_port_is(in_namespace: InNamespace, tmp_path: Path) -> None:
     os.umask(os.umask(0o022))
     in_namespace(_lock_file, str(tmp_path / "deep" / "locks"))
 
@@ -110,7 +110,7 @@ def _outside(folder: str) -> None:
     assert open_descriptors() == before
 
 
-def test_it_gives_no_other_numbers(in_namespace: InNamespace, tmp_path: Path) -> None:
+def test_it_gives_no_other_ports(in_namespace: InNamespace, tmp_path: Path) -> None:
     in_namespace(_outside, str(tmp_path))
 
 

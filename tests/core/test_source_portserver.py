@@ -56,7 +56,7 @@ def fresh_address() -> str:
     return f"@ephemport-test-{uuid.uuid4()}"
 
 
-def _numbers_of_the_pool(by_environment: bool) -> None:
+def _ports_of_the_pool(by_environment: bool) -> None:
     address = fresh_address()
     if by_environment:
         os.environ["PORTSERVER_ADDRESS"] = address
@@ -83,8 +83,8 @@ def _numbers_of_the_pool(by_environment: bool) -> None:
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
-def test_numbers_come_from_the_pool(in_namespace: InNamespace, by_environment: bool) -> None:
-    in_namespace(_numbers_of_the_pool, by_environment)
+def test_ports_come_from_the_pool(in_namespace: InNamespace, by_environment: bool) -> None:
+    in_namespace(_ports_of_the_pool, by_environment)
 
 
 def _passed_over() -> None:
@@ -102,7 +102,7 @@ def _passed_over() -> None:
             assert sorted(group.ports) == [20000, 20001]
 
 
-def test_numbers_passed_over_are_not_lost(in_namespace: InNamespace) -> None:
+def test_ports_passed_over_are_not_lost(in_namespace: InNamespace) -> None:
     in_namespace(_passed_over)
 
 
@@ -161,7 +161,7 @@ def test_a_portserver_that_talks_nonsense(
     assert capsys.readouterr().err == ""
 
 
-def test_a_portserver_whose_numbers_are_all_taken() -> None:
+def test_a_portserver_whose_ports_are_all_taken() -> None:
     with bound(0) as stranger, fake_portserver(b"%d\n" % stranger.getsockname()[1]) as address:
         source = Portserver(address)
         with pytest.raises(PortsExhausted, match="all taken or excluded"):

@@ -126,8 +126,8 @@ def seen(folder: Path) -> dict[str, Any]:
     return found
 
 
-def source(folder: str | Path, numbers: range = range(10000, 10100)) -> Fixed:
-    return Fixed(numbers, LockFolder(folder), "gw0")
+def source(folder: str | Path, ports: range = range(10000, 10100)) -> Fixed:
+    return Fixed(ports, LockFolder(folder), "gw0")
 
 
 def take(given: Fixed, request: Request | None = None) -> Reservation:

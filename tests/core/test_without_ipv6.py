@@ -53,7 +53,7 @@ def _nobody(way: str, protocol: str, handoff: str) -> list[int]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("handoff", ["takeover", "fd"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "both"])
-def test_nobody_is_given_a_held_number(
+def test_nobody_is_given_a_held_port(
     in_namespace: InNamespace, way: str, handoff: str, protocol: str
 ) -> None:
     assert in_namespace(_nobody, way, protocol, handoff, settings=OFF) == []

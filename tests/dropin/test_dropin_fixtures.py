@@ -26,7 +26,7 @@ free_tcp_port_factory, free_udp_port_factory = (rival("session") for _ in "12")
 # Of all plugins only those that are named: others may have these fixtures too.
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
-NUMBERS = """
+PORTS = """
 import pytest
 from ephemport import holders
 
@@ -34,7 +34,7 @@ TCP = ["unused_tcp_port", "free_tcp_port"]
 UDP = ["unused_udp_port", "free_udp_port"]
 
 @pytest.mark.parametrize("name", TCP + UDP)
-def test_number(request, name):
+def test_each_is_held(request, name):
     port = request.getfixturevalue(name)
     assert isinstance(port, int)
     assert holders(port)
@@ -42,9 +42,9 @@ def test_number(request, name):
 @pytest.mark.parametrize("name", TCP + UDP)
 def test_factory(request, name):
     factory = request.getfixturevalue(f"{name}_factory")
-    numbers = [factory() for _ in range(20)]
-    assert len(set(numbers)) == 20
-    assert all(holders(port) for port in numbers)
+    ports = [factory() for _ in range(20)]
+    assert len(set(ports)) == 20
+    assert all(holders(port) for port in ports)
 """
 
 
@@ -55,14 +55,14 @@ def test_factory(request, name):
 )
 def test_they_win(suite: Suite, order: list[str]) -> None:
     suite.file("rival.py", RIVAL)
-    suite.file("test_it.py", NUMBERS)
+    suite.file("test_it.py", PORTS)
     suite.passes(8, *order)
 
 
 def test_they_win_from_a_conftest(suite: Suite) -> None:
     suite.file("rival.py", RIVAL)
     suite.file("conftest.py", 'pytest_plugins = ["ephemport.dropin.fixtures", "rival"]')
-    suite.file("test_it.py", NUMBERS)
+    suite.file("test_it.py", PORTS)
     suite.passes(8)
 
 
@@ -78,7 +78,7 @@ PLUGINS = [plugin for name, plugin in REAL.items() if importlib.util.find_spec(n
 @pytest.mark.parametrize("name", PLUGINS)
 def test_they_win_over_the_real_ones(suite: Suite, name: str) -> None:
     suite.file("rival.py", RIVAL)
-    suite.file("test_it.py", NUMBERS)
+    suite.file("test_it.py", PORTS)
     suite.passes(8, *PLUGIN)
     plugin = ("-p", name)
     suite.file("pytest.ini", "")
@@ -99,7 +99,7 @@ def test_nothing_changes_without_the_plugin(suite: Suite) -> None:
     suite.passes(1, "-p", "rival", env=ALONE)
 
 
-def test_numbers_end_with_their_test(suite: Suite) -> None:
+def test_ports_end_with_their_test(suite: Suite) -> None:
     suite.file(
         "test_it.py",
         """
@@ -173,7 +173,7 @@ def test_servers(suite: Suite) -> None:
                     bare(unused_tcp_port, address)
                 with socket.create_connection((address or "127.0.0.1", unused_tcp_port)):
                     answer, _ = occupied.accept()
-                # Closed by the client first: its number is in TIME_WAIT then, not this one.
+                # Closed by the client first: its port is in TIME_WAIT then, not this one.
                 assert answer.recv(1) == b""
                 answer.close()
             bare(unused_tcp_port, address).close()

@@ -1,4 +1,4 @@
-"""ephemeral-port-reserve's and port-for's interfaces, held; and how many numbers are kept."""
+"""ephemeral-port-reserve's and port-for's interfaces, held; and how many ports are kept."""
 
 from collections.abc import Callable
 
@@ -16,9 +16,9 @@ assert isinstance(port, int) and holders(port)
 assert reserve(port=port) != port                  # taken: another
 assert reserve("0.0.0.0") and reserve("localhost") and reserve(ip="::1")
 with bare(0) as other:
-    number = other.getsockname()[1]
-    assert reserve("127.0.0.1", number) != number
-assert reserve("127.0.0.1", str(number)) == number
+    port = other.getsockname()[1]
+    assert reserve("127.0.0.1", port) != port
+assert reserve("127.0.0.1", str(port)) == port
 for address in ("192.0.2.77", "no.such.name.invalid"):
     try:
         reserve(address)

@@ -16,11 +16,11 @@ IMPORT = "import ephemport.dropin.portpicker as portpicker\n"
 
 
 class Portserver:
-    """A portserver: a number a line, 0 when there is none left; and what it was asked."""
+    """A portserver: a port a line, 0 when there is none left; and what it was asked."""
 
-    def __init__(self, address: str, numbers: list[bytes]) -> None:
+    def __init__(self, address: str, ports: list[bytes]) -> None:
         self.asked: list[bytes] = []
-        self._numbers = numbers
+        self._ports = ports
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(address)
         self._listening.listen()
@@ -35,7 +35,7 @@ class Portserver:
                 return
             with connection:
                 self.asked.append(connection.recv(100))
-                connection.sendall(self._numbers.pop(0) if self._numbers else b"0\n")
+                connection.sendall(self._ports.pop(0) if self._ports else b"0\n")
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
@@ -44,8 +44,8 @@ class Portserver:
 
 
 @pytest.fixture
-def free_numbers() -> list[int]:
-    """Numbers that nobody had a moment ago."""
+def free_ports() -> list[int]:
+    """Ports that nobody had a moment ago."""
     with socket.socket() as one, socket.socket() as two:
         for sock in (one, two):
             sock.bind(("", 0))
@@ -53,14 +53,14 @@ def free_numbers() -> list[int]:
 
 
 @pytest.fixture
-def portserver(tmp_path: Path, free_numbers: list[int]) -> Iterator[tuple[str, Portserver]]:
+def portserver(tmp_path: Path, free_ports: list[int]) -> Iterator[tuple[str, Portserver]]:
     address = str(tmp_path / "server")
-    server = Portserver(address, [b"%d\n" % number for number in free_numbers])
+    server = Portserver(address, [b"%d\n" % port for port in free_ports])
     yield address, server
     server.close()
 
 
-def test_numbers_are_held_until_they_are_returned(script: Callable[..., str]) -> None:
+def test_ports_are_held_until_they_are_returned(script: Callable[..., str]) -> None:
     script(
         IMPORT
         + """
@@ -120,23 +120,23 @@ assert portpicker.bind(0, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     )
 
 
-def test_a_portserver_is_asked_and_its_numbers_held(
-    script: Callable[..., str], portserver: tuple[str, Portserver], free_numbers: list[int]
+def test_a_portserver_is_asked_and_its_ports_held(
+    script: Callable[..., str], portserver: tuple[str, Portserver], free_ports: list[int]
 ) -> None:
     address, server = portserver
     script(
         IMPORT
         + """
 from ephemport import holders
-numbers = [int(one) for one in sys.argv[1:]]
-assert portpicker.pick_unused_port(pid=1234) == numbers[0]
-assert portpicker.pick_unused_port() == numbers[1]
-assert holders(numbers[0]) and holders(numbers[1])
-portpicker.return_port(numbers[0])
-assert portpicker.pick_unused_port() == numbers[0]
-assert portpicker.pick_unused_port() not in numbers     # it has none left: the system's
+ports = [int(one) for one in sys.argv[1:]]
+assert portpicker.pick_unused_port(pid=1234) == ports[0]
+assert portpicker.pick_unused_port() == ports[1]
+assert holders(ports[0]) and holders(ports[1])
+portpicker.return_port(ports[0])
+assert portpicker.pick_unused_port() == ports[0]
+assert portpicker.pick_unused_port() not in ports     # it has none left: the system's
 """,
-        *map(str, free_numbers),
+        *map(str, free_ports),
         env={"PORTSERVER_ADDRESS": address},
     )
     assert server.asked[0] == b"1234\n"
@@ -144,7 +144,7 @@ assert portpicker.pick_unused_port() not in numbers     # it has none left: the 
 
 
 def test_the_address_as_an_argument(
-    script: Callable[..., str], portserver: tuple[str, Portserver], free_numbers: list[int]
+    script: Callable[..., str], portserver: tuple[str, Portserver], free_ports: list[int]
 ) -> None:
     script(
         IMPORT
@@ -154,7 +154,7 @@ assert portpicker.get_port_from_port_server(sys.argv[1]) == int(sys.argv[3])
 assert portpicker.get_port_from_port_server("") is None
 """,
         portserver[0],
-        *map(str, free_numbers),
+        *map(str, free_ports),
     )
 
 
@@ -173,21 +173,21 @@ assert said.getvalue().count("Socket error when connecting to portserver") == 2
     )
 
 
-def test_numbers_from_elsewhere(script: Callable[..., str], free_numbers: list[int]) -> None:
+def test_ports_from_elsewhere(script: Callable[..., str], free_ports: list[int]) -> None:
     script(
         IMPORT
         + """
 from ephemport import holders
-number = int(sys.argv[1])
-portpicker.add_reserved_port(number)
+port = int(sys.argv[1])
+portpicker.add_reserved_port(port)
 for _ in range(3):
-    assert portpicker.pick_unused_port() == number
-    assert holders(number)
-    portpicker.return_port(number)
-assert portpicker.pick_unused_port() == number
-assert portpicker.pick_unused_port() != number
+    assert portpicker.pick_unused_port() == port
+    assert holders(port)
+    portpicker.return_port(port)
+assert portpicker.pick_unused_port() == port
+assert portpicker.pick_unused_port() != port
 """,
-        str(free_numbers[0]),
+        str(free_ports[0]),
     )
 
 
