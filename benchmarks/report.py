@@ -212,6 +212,12 @@ def _up(results: Results) -> Iterable[str]:
             for row in answers.rows(results, up.NAME, measure="first answer")
         ),
     )
+    in_vain = answers.rows(results, up.NAME, measure="in vain")
+    if in_vain:
+        yield _table(
+            ["waiting in vain, and the error", "processor time, median (quartiles)"],
+            ([row["way"], _spread(row["seconds"])] for row in in_vain),
+        )
 
 
 def _machine(results: Results) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """When is it up? How long after a server's `listen()` each way of waiting notices it."""
 
 import http.client
+import itertools
 import multiprocessing
 import random
 import socket
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.cells import DEFAULT_RANGE, Row, can_have_networks, die_with_parent, end, run_cell
 from benchmarks.record import Record
 from benchmarks.stats import ratios, spread
-from ephemport import Reservation, reserve
+from ephemport import Reservation, TakeoverTimeout, reserve
 
 NAME = "up"
 TITLE = "When is it up?"
@@ -38,6 +39,28 @@ def run(record: Record) -> None:
     record.step(NAME, f"{rounds} rounds of all ways to the first answer")
     for row in run_cell(first_answer, {"rounds": rounds}, network=network):
         record.add(NAME, row)
+    times = (1,) if record.quick else (5, 10)
+    rounds = 1 if record.quick else 3
+    record.step(NAME, f"{rounds} rounds of waiting in vain, {' and '.join(map(str, times))} s")
+    for seconds, process in itertools.product(times, (False, True)):
+        # A fresh interpreter each: what only the error imports is part of the price.
+        arguments = {"seconds": seconds, "process": process}
+        found = [row for _ in range(rounds) for row in run_cell(in_vain, arguments)]
+        way = f"{seconds} s, {'with' if process else 'without'} process="
+        spent = spread([row["processor"] for row in found])
+        record.add(NAME, {"measure": "in vain", "way": way, "seconds": spent})
+
+
+def in_vain(seconds: float, process: bool) -> Iterator[Row]:
+    """The processor time of a wait that ends in TakeoverTimeout, its message included."""
+    with reserve() as reservation, subprocess.Popen(["sleep", "60"]) as server:
+        began = time.process_time()
+        try:
+            reservation.wait_listening(seconds, server if process else None)
+        except TakeoverTimeout as error:
+            str(error)
+        yield {"processor": time.process_time() - began}
+        server.kill()
 
 
 def after_listen(rounds: int) -> Iterator[Row]:
