@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -36,7 +37,13 @@ def python(*arguments: str) -> tuple[str, ...]:
 def all_said(process: "subprocess.Popen[str]") -> str:
     """What it says on standard error until it ends of itself, with its standard input open."""
     assert process.stderr
-    return process.stderr.read()
+    # Where it does not end: Ctrl-C ends every command of these tests.
+    interrupt = threading.Timer(30, process.send_signal, (signal.SIGINT,))
+    interrupt.start()
+    try:
+        return process.stderr.read()
+    finally:
+        interrupt.cancel()
 
 
 def test_a_server_that_comes_up(cli: Cli) -> None:
