@@ -5,6 +5,7 @@ Each runs in a network of its own with the 64 ports 40000 to 40063.
 
 import errno
 import os
+import select
 import socket
 
 import pytest
@@ -17,6 +18,7 @@ from tests.core.helpers import (
     TCP,
     UDP,
     V4_ADDRESSES,
+    abort_on_close,
     become_nobody,
     bound,
     can_be_two_users,
@@ -132,6 +134,71 @@ def _share_the_listen() -> None:
 
 def test_the_bind_can_be_shared_but_not_the_listen(in_namespace: InNamespace) -> None:
     in_namespace(_share_the_listen)
+
+
+def _who_answers(options: tuple[int, ...]) -> list[int]:
+    """Which of two servers of one user accept connections on one port, beside an open hold."""
+    with bound(0, "::") as hold:
+        let_in(hold, *BOTH)
+        port = hold.getsockname()[1]
+        with (
+            bound(port, "127.0.0.1", options) as first,
+            bound(port, "127.0.0.1", options) as second,
+        ):
+            servers = [first]
+            first.listen()
+            try:
+                second.listen()
+                servers.append(second)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            answered: set[int] = set()
+            for _ in range(200):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    abort_on_close(client)
+                    (server,) = select.select(servers, [], [])[0]
+                    server.accept()[0].close()
+                    answered.add(servers.index(server))
+            return sorted(answered)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"), [((REUSEADDR,), [0]), ((REUSEPORT,), [0, 1]), (BOTH, [0, 1])]
+)
+def test_two_servers_of_one_user_that_both_set_reuseport_can_both_listen(
+    in_namespace: InNamespace, options: tuple[int, ...], answer: list[int]
+) -> None:
+    assert in_namespace(_who_answers, options) == answer
+
+
+def _second_server_of_another_user(first_user_too: bool) -> str:
+    with bound(0, "::") as hold:
+        let_in(hold, *BOTH)
+        port = hold.getsockname()[1]
+        with bound(port, "127.0.0.1", BOTH) as first:
+            first.listen()
+            readable, writable = os.pipe()
+
+            def second() -> None:
+                if not first_user_too:
+                    become_nobody()
+                got_in = any(may_bind(port, "127.0.0.1", *options) for options in OPTIONS)
+                os.write(writable, b"yes" if got_in else b"no")
+
+            in_child(second)
+            os.close(writable)
+            with os.fdopen(readable) as said:
+                return said.read()
+
+
+@pytest.mark.parametrize(("first_user_too", "answer"), [(True, "yes"), (False, "no")])
+def test_a_second_server_of_another_user_is_refused(
+    in_namespace: InNamespace, first_user_too: bool, answer: str
+) -> None:
+    if not can_be_two_users():
+        pytest.skip("needs root to be two users")
+    assert in_namespace(_second_server_of_another_user, first_user_too) == answer
 
 
 def _as_another_user(after: tuple[int, ...]) -> list[list[int]]:
