@@ -1,4 +1,4 @@
-"""Who has a number, and what that means for a server: one answer for people and for messages."""
+"""Who has a port, and what that means for a server: one answer for people and for messages."""
 
 import math
 import os
@@ -25,20 +25,40 @@ from ephemport._looking.trial import Trials, in_words, try_binds
 LISTENS, RECEIVES, HOLDS = "listens", "receives", "holds"
 CONNECTED, TIME_WAIT, CLOSING = "connected", "TIME_WAIT", "closing"
 
-# How often to look again when a number that nobody is seen to have cannot be bound: whoever had it
-# for a moment is gone by then.
+# How often to look when a port cannot be bound and nobody is seen to have it: a process that had it
+# only for a moment is then gone.
 _LOOKS = 3
 
 
 class Found(NamedTuple):
-    """What stands in the way of a number: one socket, or connections of one process that are alike.
+    """Something that has a port: one socket, or similar connections of one process.
 
-    `state` is "listens", "receives" (UDP), "holds" (bound and quiet), "connected", "TIME_WAIT" or
-    "closing" (connections that no process has open any more). `pid` and what is told of it are
-    None where the process may not be looked into, or there is none. `pids` are all that have it
-    open. `ephemport` is True for a hold of ephemport's, None for what looks like one and may not
-    be looked at; `hold` is its kind: "open", "exclusive" or "shadow", None where it is unknown.
-    `network` is None, or the inode of another network namespace, where it is in nobody's way here.
+    `str()` returns one clause, as messages show it.
+
+    Attributes:
+        port: The port, an int.
+        protocol: "tcp" or "udp".
+        state: "listens", "receives" (UDP), "holds" (bound, and neither listens nor connects),
+            "connected", "TIME_WAIT" or "closing" (connections that no process has open any more).
+        address: The local IPv4 or IPv6 address.
+        uid: The user id that owns the socket.
+        pid: The id of a process that has it open. None if there is none, or if the process may not
+            be looked into; then the facts about the process are None too.
+        pids: The ids of all visible processes that have it open.
+        command: The command line of `pid`, quoted for a shell.
+        age: For how many seconds `pid` has run.
+        container: The container that `pid` runs in, such as "docker 3f2a9c0d1e4b". None: no known
+            container, or the one that this process runs in.
+        ephemport: True for a hold of ephemport, False for another socket. None for a socket that
+            looks like a hold, and whose process may not be looked into.
+        hold: The kind of the hold: "open", "exclusive" or "shadow". None if it is no hold, or if
+            the kind is unknown.
+        worker: The name of the pytest-xdist worker that holds the port, such as "gw0".
+        test: The id of the test that runs in the holding process.
+        connections: How many connections this entry stands for; 0 for a socket without a peer.
+        peer: The address and port at the other end, "ADDRESS:PORT". None without a peer.
+        seconds_left: For TIME_WAIT: how many seconds the kernel still keeps it.
+        network: The inode of another network namespace, which has its own ports. None: this one.
     """
 
     port: int
@@ -64,8 +84,9 @@ class Found(NamedTuple):
         where = f"{place(self.address, self.port)} ({self.protocol})"
         some = f"{self.connections} connection{'s' if self.connections > 1 else ''}"
         if self.state == TIME_WAIT:
-            left = "" if self.seconds_left is None else f" for {math.ceil(self.seconds_left)} s yet"
-            return f"{some} from {where} in TIME_WAIT{left}"
+            left = self.seconds_left
+            for_how_long = "" if left is None else f" for {math.ceil(left)} more s"
+            return f"{some} from {where} in TIME_WAIT{for_how_long}"
         if self.state == CLOSING:
             return f"{some} from {where} that no process has open any more, closing"
         who = owner_in_words(self.pid, self.uid, self.command)
@@ -76,7 +97,7 @@ class Found(NamedTuple):
 
     @property
     def whose(self) -> str:
-        """What a hold is, in words, with the comma before it; "" for what is no hold."""
+        """Whose hold it is, in words, with a comma before them; "" if it holds nothing."""
         if self.state != HOLDS:
             return ""
         if self.ephemport is False:
@@ -92,9 +113,16 @@ class Found(NamedTuple):
 class Diagnosis(NamedTuple):
     """The answer of `diagnose()`.
 
-    `free` says that nothing has the number and any server can bind it. `found` stands in its way;
-    `elsewhere` has the same number in other network namespaces and does not. `meaning` is one
-    line, `unseen` what could not be looked at. `str()` is one sentence, as messages have it.
+    `str()` returns who has the port and what that means, as messages show it.
+
+    Attributes:
+        port: The port, an int.
+        protocol: "tcp", "udp" or "both": what was asked for.
+        free: Whether nothing has the port. Then any server can bind it.
+        found: What has the port in this network namespace, a tuple of Found.
+        elsewhere: What has the same port in other network namespaces; it is not in the way here.
+        meaning: Which servers can bind the port now, as one line.
+        unseen: What could not be looked at, one sentence each.
     """
 
     port: int
@@ -106,11 +134,16 @@ class Diagnosis(NamedTuple):
     unseen: tuple[str, ...]
 
     def __str__(self) -> str:
-        told = "; ".join(map(str, self.found)) or "the kernel shows nobody"
-        return f"{told} ({self.meaning})"
+        who = "; ".join(map(str, self.found)) or "the kernel shows nobody"
+        return f"{who} ({self.meaning})"
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """Return the diagnosis for JSON.
+
+        Returns:
+            A dict from the name of each attribute to its value. The values in `found` and
+            `elsewhere` are dicts too.
+        """
         return {
             **self._asdict(),
             "found": [one._asdict() for one in self.found],
@@ -119,42 +152,51 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(port: SupportsIndex, protocol: str = "both", *, elsewhere: bool = False) -> Diagnosis:
-    """Say who has `port`, an int or a Reservation, and who could bind it.
+    """Find out who has a port, and which servers can bind it.
 
-    Asks the kernel for sockets in every state, and then really binds the number on each kind of
-    address, as servers with and without SO_REUSEADDR and SO_REUSEPORT would: each for some
-    microseconds, in which the trial itself stands in the way, and without ever listening. With
-    `elsewhere` looks into the other network namespaces too, where it may.
+    Asks the kernel for sockets in every state. Then it tries: it binds the port on each kind of
+    address, as servers with and without SO_REUSEADDR and SO_REUSEPORT do, and closes at once. A
+    trial takes some microseconds, in which it is in the way of others itself. It never listens.
 
-    Raises TypeError or ValueError for what is no port or no protocol, OSError where the kernel
-    answers neither through netlink nor through /proc.
+    Args:
+        port: The port, as an int from 1 to 65535 or as a Reservation.
+        protocol: "tcp", "udp" or "both".
+        elsewhere: Whether to look into the other network namespaces too, where that is allowed.
+
+    Returns:
+        A Diagnosis.
+
+    Raises:
+        TypeError: `port` is neither an int nor a Reservation.
+        ValueError: `port` is no port, or `protocol` is unknown.
+        OSError: The kernel answers neither through netlink nor through /proc.
     """
-    number = checked_port(port)
+    port = checked_port(port)
     check_protocol(protocol)
     protocols = PARTS[protocol]
     found: list[Found] = []
     meanings: dict[str, str] = {}
     free = True
     for one in protocols:
-        there, trials = _look_and_try(number, one)
+        there, trials = _look_and_try(port, one)
         meanings[one] = in_words(trials, _until(there))
         if not there and trials.addresses and not trials.free and trials.refused is None:
             meanings[one] += "; the kernel does not show who has it"
         free = free and not there and (trials.free or trials.refused is not None)
         found += there
     return Diagnosis(
-        number,
+        port,
         protocol,
         free,
         tuple(found),
-        tuple(_elsewhere(number, protocols)) if elsewhere else (),
+        tuple(_elsewhere(port, protocols)) if elsewhere else (),
         _joined(meanings),
-        tuple(unseen(number)),
+        tuple(unseen(port)),
     )
 
 
 def diagnosis_or_none(port: int, protocol: str) -> Diagnosis | None:
-    """`diagnose()` for an error that is made anyway: None where the kernel does not answer."""
+    """`diagnose()` for an error's message: None where the kernel does not answer."""
     try:
         return diagnose(port, protocol)
     except OSError:
@@ -162,18 +204,18 @@ def diagnosis_or_none(port: int, protocol: str) -> Diagnosis | None:
 
 
 def standing_in_the_way(port: int, protocol: str) -> bool:
-    """Whether the kernel shows any socket that has `port`: the quick half of `diagnose()`."""
+    """Whether the kernel shows a socket that has `port`: the quick half of `diagnose()`."""
     return any(read_sockets(kind, _STATES[kind], port=port) for kind in PARTS[protocol])
 
 
 def all_holders_and_listeners() -> list[Found]:
-    """Every socket of this network namespace that listens, receives or holds."""
+    """Return every socket of this network namespace that listens, receives or holds."""
     records = read_sockets("tcp", {State.LISTEN, State.BOUND_INACTIVE})
     return describe([*records, *read_sockets("udp", {State.CLOSE})])
 
 
 def describe(records: Iterable[SocketRecord], network: int | None = None) -> list[Found]:
-    """Who is behind sockets of any port; connections that are alike are one."""
+    """Return who has these sockets; similar connections become one entry."""
     records = list(records)
     openers = descriptors({record.inode for record in records})
     groups: dict[tuple[Any, ...], list[SocketRecord]] = {}
@@ -191,25 +233,25 @@ def describe(records: Iterable[SocketRecord], network: int | None = None) -> lis
 
 
 def unseen(port: int | None = None) -> list[str]:
-    """What this process cannot see of the machine, one sentence each."""
-    told = []
+    """Return what this process cannot see of the machine, one sentence each."""
+    said = []
     try:
         sees_holds = can_see_bound_inactive()
     except OSError:
-        sees_holds = True  # nothing could be bound to ask with: no reason to doubt
+        sees_holds = True  # The question needs a bound socket, and there is none: assume it does.
     if not sees_holds:
         try:
             read_netlink("tcp", {State.LISTEN}, port=port or 1)
-            why = f"Linux {os.uname().release} does not show them, 6.8 would"
+            why = f"Linux {os.uname().release} does not show them, Linux 6.8 does"
         except OSError as error:
             why = f"netlink (sock_diag) is refused: {os.strerror(error.errno or 0)}"
-        told.append(f"TCP sockets that are bound and do not listen cannot be seen: {why}")
+        said.append(f"TCP sockets that are bound and do not listen cannot be seen: {why}")
     seen = pids()
     if not seen:
-        told.append("/proc is not mounted: no process can be named")
+        said.append("/proc is not mounted: no process can be named")
     elif os.getuid() != 0 and 1 not in seen:
-        told.append("/proc hides the processes of other users (hidepid), or this is a sandbox")
-    return told
+        said.append("/proc hides the processes of other users (hidepid), or this is a sandbox")
+    return said
 
 
 _STATES = {
@@ -272,7 +314,7 @@ def _state(record: SocketRecord) -> str:
 
 
 class _Facts:
-    """What is told of processes, asked once for each."""
+    """The facts about processes, read once for each process."""
 
     def __init__(self) -> None:
         self._known: dict[int, dict[str, Any]] = {}
@@ -296,13 +338,13 @@ def _found(
 ) -> Found:
     record, state = group[0], _state(group[0])
     who = openers.get(record.inode, [])
-    told: dict[str, Any] = facts.of(who[0][0]) if who else {}
+    known: dict[str, Any] = facts.of(who[0][0]) if who else {}
     hold: Recognized | None = recognizer.recognize(record, who) if state == HOLDS else None
     if hold is not None:
         kind = None if hold.kind is HoldKind.UNKNOWN else hold.kind.value
-        told = {**told, "ephemport": True if hold.certain else None, "hold": kind}
+        known = {**known, "ephemport": True if hold.certain else None, "hold": kind}
         if hold.mark is not None:
-            told |= {"worker": hold.mark.worker, "test": hold.mark.test}
+            known |= {"worker": hold.mark.worker, "test": hold.mark.test}
     left = [one.seconds_left for one in group if one.seconds_left is not None]
     return Found(
         port=record.port,
@@ -316,16 +358,16 @@ def _found(
         peer=place(record.peer_address, record.peer_port) if record.peer_port else None,
         seconds_left=max(left, default=None),
         network=network,
-        **told,
+        **known,
     )
 
 
 def _until(found: Sequence[Found]) -> str:
-    """How long servers are kept out: the moment is only known of connections in TIME_WAIT."""
+    """Return until when servers are kept out: known only where all are in TIME_WAIT."""
     if not found or any(one.state != TIME_WAIT for one in found):
         return ""
     left = max((one.seconds_left or 0.0 for one in found), default=0.0)
-    # The kernel's timer may run late by an eighth (timer wheel), so rounded up to the next second.
+    # Rounded up to a second, because the kernel's timer may be late by an eighth (timer wheel).
     return time.strftime(" until %H:%M:%S", time.localtime(math.ceil(time.time() + left)))
 
 

@@ -1,4 +1,4 @@
-"""Who listens on a number, and who holds it without listening."""
+"""Who listens on a port, and who holds it without listening."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -9,15 +9,23 @@ from ephemport._kernel.processes import command_line, descendants, owners
 from ephemport._kernel.sockets import SocketRecord, State, read_sockets
 from ephemport._looking.recognition import is_udp_hold
 
-# Command lines can be as long as the kernel's memory; nobody reads so much of one in a message.
+# A command line may be very long; a message shows so many characters of it.
 _LONGEST_COMMAND = 300
 
 
 class Listener(NamedTuple):
-    """A socket that listens (TCP) or receives (UDP) on a number.
+    """A socket that listens (TCP) or receives (UDP) on a port.
 
-    `uid` owns the socket. `pid` and `command` are None when the process is another user's that we
-    may not look into, or lives in another pid namespace.
+    `str()` returns one clause, as messages show it.
+
+    Attributes:
+        port: The port, an int.
+        address: The IPv4 or IPv6 address that the socket is bound to, such as "127.0.0.1" or "::".
+        protocol: "tcp" or "udp".
+        uid: The user id that owns the socket.
+        pid: The id of the process that has it open. None if that process belongs to another user
+            and may not be looked into, or is in another pid namespace.
+        command: The command line of the process, quoted for a shell. None where `pid` is.
     """
 
     port: int
@@ -32,7 +40,19 @@ class Listener(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A socket that is bound to a number and does not listen. The fields are a Listener's."""
+    """A socket that is bound to a port and does not listen.
+
+    `str()` returns one clause, as messages show it.
+
+    Attributes:
+        port: The port, an int.
+        address: The IPv4 or IPv6 address that the socket is bound to, such as "127.0.0.1" or "::".
+        protocol: "tcp" or "udp".
+        uid: The user id that owns the socket.
+        pid: The id of the process that has it open. None if that process belongs to another user
+            and may not be looked into, or is in another pid namespace.
+        command: The command line of the process, quoted for a shell. None where `pid` is.
+    """
 
     port: int
     address: str
@@ -46,10 +66,21 @@ class Holder(NamedTuple):
 
 
 def listeners(port: SupportsIndex | None = None) -> list[Listener]:
-    """Who listens on `port`, or on any port: TCP listeners and UDP servers, both families.
+    """List who listens on `port`, or on any port: TCP listeners and UDP servers, IPv4 and IPv6.
 
-    Asks the kernel (sock_diag, else /proc/net), connects to nobody. `port` is an int or a
-    Reservation; ValueError if it is no port.
+    Asks the kernel (sock_diag, else /proc/net) and connects to nobody. It sees the network
+    namespace of this process.
+
+    Args:
+        port: The port, as an int from 1 to 65535 or as a Reservation. None: every port.
+
+    Returns:
+        One Listener for each socket, in no particular order.
+
+    Raises:
+        TypeError: `port` is neither an int nor a Reservation.
+        ValueError: `port` is no port.
+        OSError: The kernel answers neither through netlink nor through /proc.
     """
     records = listening_records(_maybe(port))
     pids = owners_of(records)
@@ -57,10 +88,20 @@ def listeners(port: SupportsIndex | None = None) -> list[Listener]:
 
 
 def holders(port: SupportsIndex | None = None) -> list[Holder]:
-    """Who holds `port`, or any port, without listening; ss, lsof and psutil do not show these.
+    """List who holds `port`, or any port, without listening. ss, lsof and psutil cannot show them.
 
-    Needs Linux 6.8 for TCP (sock_diag, state TCP_BOUND_INACTIVE): where the kernel is older, none
-    are seen.
+    TCP needs Linux 6.8 (sock_diag, state TCP_BOUND_INACTIVE). An older kernel shows no TCP holder.
+
+    Args:
+        port: The port, as an int from 1 to 65535 or as a Reservation. None: every port.
+
+    Returns:
+        One Holder for each socket, in no particular order.
+
+    Raises:
+        TypeError: `port` is neither an int nor a Reservation.
+        ValueError: `port` is no port.
+        OSError: The kernel answers neither through netlink nor through /proc.
     """
     records = _holding_records(_maybe(port))
     pids = owners_of(records)
@@ -68,12 +109,12 @@ def holders(port: SupportsIndex | None = None) -> list[Holder]:
 
 
 def listener_of(record: SocketRecord, pids: Sequence[int] | None) -> Listener:
-    """The Listener that a record of the kernel's and the processes that have it open make."""
+    """Make a Listener of a record of the kernel and the pids that have the socket open."""
     return Listener(*_fields(record, pids))
 
 
 def listening_records(port: int | None, protocol: str = "both") -> list[SocketRecord]:
-    """The kernel's records of the sockets that listen (or, UDP, receive) on `port`."""
+    """Return the kernel's records of the sockets that listen (UDP: receive) on `port`."""
     records = read_sockets("tcp", {State.LISTEN}, port=port) if protocol != "udp" else []
     if protocol != "tcp":
         udp = read_sockets("udp", {State.CLOSE}, port=port)
@@ -82,9 +123,9 @@ def listening_records(port: int | None, protocol: str = "both") -> list[SocketRe
 
 
 def owners_of(records: Collection[SocketRecord]) -> dict[int, list[int]]:
-    """The pids that have each record's socket open, by inode."""
+    """Return the pids that have each record's socket open, by inode."""
     inodes = {record.inode for record in records if record.inode}
-    # Most often a server is ours, and a look at our own processes costs a tenth of one at all.
+    # Most servers are ours, and a look at our own processes costs a tenth of a look at all.
     ours = owners(inodes, within=descendants(os.getpid())) if len(inodes) == 1 else {}
     return ours or owners(inodes)
 
@@ -108,7 +149,7 @@ def _fields(
 
 
 def owner_in_words(pid: int | None, uid: int, command: str | None) -> str:
-    """Whose a socket is, as messages say it."""
+    """Return the owner of a socket as messages name it."""
     if pid is None:
         return (
             f"{unknown_owner(uid)} process" if uid != os.geteuid() else f"an {unknown_owner(uid)}"
@@ -119,24 +160,24 @@ def owner_in_words(pid: int | None, uid: int, command: str | None) -> str:
 
 
 def command_in_words(command: str) -> str:
-    """A command line as messages show it: one line, cut where nobody would read on."""
-    told = one_line(command)
-    return told if len(told) <= _LONGEST_COMMAND else f"{told[:_LONGEST_COMMAND]}..."
+    """Return a command line as messages show it: one line, cut where it is very long."""
+    line = one_line(command)
+    return line if len(line) <= _LONGEST_COMMAND else f"{line[:_LONGEST_COMMAND]}..."
 
 
 def unknown_owner(uid: int) -> str:
-    """Whose a socket is whose process cannot be seen: "another user's (uid 1000)"."""
-    # Our own are not seen when they live in another pid namespace.
+    """Name the owner of a socket whose process cannot be seen: "another user's (uid 1000)"."""
+    # Our own processes are not seen when they are in another pid namespace.
     return f"another user's (uid {uid})" if uid != os.geteuid() else f"unseen process (uid {uid})"
 
 
 def place(address: str, port: int) -> str:
-    """An address with its port."""
+    """Return an address with its port."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def one_line(text: str) -> str:
-    """`text` without what would break a line or steer a terminal."""
+    """Return `text` with line breaks and terminal control characters escaped."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

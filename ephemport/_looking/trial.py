@@ -1,8 +1,8 @@
-"""Who could bind a number now, found out by binding: for a moment, and never listening.
+"""Which servers can bind a port now. A trial finds out: it binds for a moment and never listens.
 
-A socket that is bound and does not listen gets no connections, so that nothing of anybody's is
-swallowed (a UDP socket would get datagrams: see `try_binds`). While a trial is bound, some 5
-microseconds each, it stands in the way itself as any server would.
+A TCP socket that is bound and does not listen gets no connection, so the trial takes none from a
+server. A UDP socket would get datagrams: see `try_binds`. A trial is bound for some 5 microseconds,
+and in that time it is in the way of servers itself.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ephemport._kernel.fork import lock
 
-# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+# Kept at import: tests patch socket.socket, and a trial must still bind.
 _Socket = socket.socket
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -26,17 +26,18 @@ PLAIN: tuple[str, ...] = ()
 REUSEADDR = ("SO_REUSEADDR",)
 REUSEPORT = ("SO_REUSEPORT",)
 
-# Without IPv6, or with it switched off.
+# These say that there is no IPv6, or that it is switched off.
 _NOT_HERE = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
-_NOT_TRIED = "whether one that sets SO_REUSEADDR can is not tried, so that no datagram is lost"
+_NOT_TRIED = "SO_REUSEADDR was not tried, so that no datagram is lost"
 
 
 class Trials(NamedTuple):
-    """Where servers of this user could bind, by the options that they set.
+    """On which addresses servers of this user can bind, by the options that they set.
 
-    `addresses` are all that were tried; a kind of server that was not tried is None. `refused` is
-    an errno other than EADDRINUSE that kept everybody out, such as EACCES.
+    `addresses` are all that were tried. `plain` are those without an option; `reuseaddr` and
+    `reuseport` those with that option, None if it was not tried. `refused` is an errno other than
+    EADDRINUSE that kept every server out, such as EACCES.
     """
 
     addresses: tuple[str, ...]
@@ -47,25 +48,25 @@ class Trials(NamedTuple):
 
     @property
     def free(self) -> bool:
-        """Whether a server can bind the number anywhere, whatever it sets."""
+        """Whether every server can bind the port, on every address and with any option."""
         return len(self.plain) == len(self.addresses)
 
 
 def try_binds(port: int, protocol: str, *, share: bool = True) -> Trials:
     """Bind `port` on each of ADDRESSES as servers do, and close at once.
 
-    With `share` also with SO_REUSEADDR and with SO_REUSEPORT. Not to be asked for UDP numbers on
-    which somebody receives: a datagram that comes in that moment would be the trial's.
+    With `share` also with SO_REUSEADDR and with SO_REUSEPORT. Do not use `share` for a UDP port on
+    which a server receives: the trial would get a datagram that arrives in that moment.
     """
     works: dict[tuple[str, ...], set[str]] = {}
     tried: list[str] = []
     refused: int | None = None
     for family, address in ADDRESSES:
         answers: dict[tuple[str, ...], int] = {}
-        # In this order, because SO_REUSEPORT leaves a trace: where others stay bound, the kernel
-        # remembers that such a socket was let in, and lets in the next of them on a wildcard
-        # unasked (tb->fastreuseport, inet_csk_update_fastreuse in inet_connection_sock.c). A
-        # socket without it makes the kernel forget that.
+        # In this order, because SO_REUSEPORT leaves a trace. Where others stay bound, the kernel
+        # remembers that it let in such a socket, and lets in the next one on a wildcard without
+        # a check (tb->fastreuseport, inet_csk_update_fastreuse in inet_connection_sock.c). A bind
+        # without the option clears that.
         for options in (REUSEPORT, REUSEADDR, PLAIN) if share else (PLAIN,):
             answers[options] = _try(family, address, port, protocol, options)
         if _NOT_HERE & set(answers.values()):
@@ -89,7 +90,7 @@ def try_binds(port: int, protocol: str, *, share: bool = True) -> Trials:
 def _try(family: int, address: str, port: int, protocol: str, options: Collection[str]) -> int:
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
-        # A child forked meanwhile would keep the number.
+        # A child that is forked meanwhile would keep the port.
         with lock, _Socket(family, kind) as sock:
             if family == V6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
@@ -102,25 +103,25 @@ def _try(family: int, address: str, port: int, protocol: str, options: Collectio
 
 
 def in_words(trials: Trials, until: str) -> str:
-    """One clause on who can bind the number; `until` says how long others cannot."""
+    """Return one clause on who can bind the port; `until` says how long others cannot."""
     if trials.refused == errno.EACCES:
         return (
-            "only root (CAP_NET_BIND_SERVICE) can bind numbers below "
-            "net.ipv4.ip_unprivileged_port_start, so that it could not be tried"
+            "only root (CAP_NET_BIND_SERVICE) can bind ports below "
+            "net.ipv4.ip_unprivileged_port_start, so it could not be tried"
         )
     if trials.refused is not None:
-        return f"whether a server can bind it cannot be told ({os.strerror(trials.refused)})"
+        return f"it is unknown whether a server can bind it ({os.strerror(trials.refused)})"
     if not trials.addresses:
-        return "whether a server can bind it cannot be told: there is no address here"
+        return "it is unknown whether a server can bind it: there is no address here"
     if trials.free:
         return "any server can bind it"
     every = frozenset(trials.addresses)
     plain = trials.plain
-    gladly = f"any server can bind it on {_listed(plain, trials)}" if plain else ""
+    anywhere = f"any server can bind it on {_listed(plain, trials)}" if plain else ""
     if trials.reuseaddr is None or trials.reuseport is None:
         place = _on(every - plain, trials)
         cannot = f"a server that sets no option cannot bind it{place}{until}"
-        return "; ".join(filter(None, (gladly, cannot, _NOT_TRIED)))
+        return "; ".join(filter(None, (anywhere, cannot, _NOT_TRIED)))
     reuseaddr, reuseport = trials.reuseaddr - plain, trials.reuseport - plain
     both, either = reuseaddr & reuseport, reuseaddr | reuseport
     sharing = [
@@ -134,15 +135,15 @@ def in_words(trials: Trials, until: str) -> str:
     ]
     exception = ""
     if plain and any(where | plain == every for _, where in sharing):
-        # Then that server is told of first, for which the address makes no difference.
-        gladly, exception = "", f" (except on {_listed(plain, trials)})"
-    clauses = [gladly]
+        # Then the server for which the address makes no difference comes first.
+        anywhere, exception = "", f" (except on {_listed(plain, trials)})"
+    clauses = [anywhere]
     for options, where in sharing:
         place = "" if exception and where | plain == every else _on(where, trials)
         clauses.append(f"a server that sets {options} can bind it{place}")
     if either:
-        which = "one that sets neither" if both else "one that does not"
-        clauses.append(f"{which}, cannot{until}{exception}")
+        which = "sets neither" if both else "does not set it"
+        clauses.append(f"one that {which} cannot{until}{exception}")
     nobody = every - plain - either
     if nobody:
         clauses.append(f"no server can bind it{_on(nobody, trials)}{until}")

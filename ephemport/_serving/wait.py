@@ -1,4 +1,4 @@
-"""Waiting until a server listens on a number, and whether it is the right one. Never connects."""
+"""Wait until a server listens on a port, and check that it is the right one. Nothing connects."""
 
 import os
 import select
@@ -30,17 +30,17 @@ from ephemport._looking.process_sockets import options_of, what_processes_have
 from ephemport._serving.hints import hint, says_taken, who_has
 from ephemport._serving.output import captured_output
 
-# From one look to the next, in seconds. The median delay is half a pause, and a look with the
-# sleep before it costs up to 90 us, on a busy machine twice that: 6 ms while most servers start,
-# and once 3 % of the time waited is more, that, up to 100 ms. That makes some 155 looks in 5 s,
+# Pauses between two looks, in seconds. The median delay is half a pause, and a look with the sleep
+# before it costs up to 90 us, on a busy machine twice that. So the pause is 6 ms while most servers
+# start. Later it is 3 % of the time waited, and at most 100 ms. That makes some 155 looks in 5 s,
 # and 205 in 10 s.
 _FIRST_PAUSE = 0.001
 _USUAL_PAUSE = 0.006
 _SHARE_OF_WAIT = 0.03
 _LONGEST_PAUSE = 0.1
-# Where looking is dear (/proc/net on a busy machine), at most this share of the time goes into it.
+# An expensive look (/proc/net on a busy machine) takes at most this share of the time.
 _LARGEST_SHARE = 0.05
-# The quick look knows the likely addresses; a server on another one is found by every 12th.
+# The quick look asks about the likely addresses. Every 12th look finds servers on all others.
 _THOROUGH_LOOK = 12
 _TURNS_FOR_STATUS = 200
 
@@ -62,15 +62,28 @@ def wait_listening(
     *,
     process: ProcessLike | int | None = None,
 ) -> Listener:
-    """Return as soon as something listens on `port`, an int or a Reservation; for UDP, is bound.
+    """Wait until a server listens on `port` (TCP) or is bound to it (UDP), and return who it is.
 
-    The kernel is asked (sock_diag), nobody is connected to: the server's log stays clean, and a
-    listener that never accepts is told from one that is not there.
-    timeout: in seconds. process: a Popen, asyncio's or psutil's Process, or a pid: then only a
-    listener of this process or of a descendant counts.
+    The wait asks the kernel (sock_diag) and connects to nobody. So the server's log stays clean,
+    and a server that listens and does not accept connections counts as listening.
 
-    Raises TakeoverTimeout; with `process` also WrongListener when somebody else listens there, and
-    ServerExited as soon as the process ends.
+    Args:
+        port: The port, as an int from 1 to 65535 (TCP) or as a Reservation (its protocol).
+        timeout: How long to wait at most, in seconds.
+        process: The server's process: a Popen, asyncio's or psutil's Process, or a pid. Then only
+            a listener of this process or of one of its descendants counts. None: any listener.
+
+    Returns:
+        The Listener that was found. With protocol "both" it is the UDP one.
+
+    Raises:
+        TakeoverTimeout: Nothing listened on the port within `timeout`.
+        WrongListener: Another process listens on the port (only with `process`).
+        ServerExited: The process ended before it listened (only with `process`).
+        EphemportError: The process cannot be watched.
+        TypeError: An argument has the wrong type.
+        ValueError: `port` is no port, `timeout` is no number of seconds, or `process` is no pid.
+        OSError: The kernel answers neither through netlink nor through /proc.
     """
     with _Watch(port, timeout, process) as watch:
         for pause in watch.pauses():
@@ -87,14 +100,26 @@ async def wait_listening_async(
     *,
     process: ProcessLike | int | None = None,
 ) -> Listener:
-    """`wait_listening()` for an event loop, asyncio's or trio's."""
+    """Do what `wait_listening()` does, in an event loop of asyncio or trio.
+
+    Args:
+        port: The port, as an int from 1 to 65535 (TCP) or as a Reservation (its protocol).
+        timeout: How long to wait at most, in seconds.
+        process: The server's process, as for `wait_listening()`. None: any listener counts.
+
+    Returns:
+        The Listener that was found.
+
+    Raises:
+        TakeoverTimeout, WrongListener, ServerExited: These and all others as `wait_listening()`.
+    """
     sleep = _async_sleep()
     with _Watch(port, timeout, process) as watch:
         for pause in watch.pauses():
             try:
                 found = watch.look()
             except ServerExited:
-                # asyncio collects the exit status elsewhere and tells it in a turn of the loop.
+                # asyncio collects the exit status elsewhere and reports it in a turn of the loop.
                 for _ in range(_TURNS_FOR_STATUS):
                     if getattr(process, "returncode", 0) is not None:
                         break
@@ -122,7 +147,7 @@ class _Watch:
         self._stranger: int | None = None
         self._looks = 0
         self._cost = 0.0
-        # A UDP hold receives, too, as far as the kernel is concerned.
+        # To the kernel a UDP hold also receives.
         self._holds = live_inodes() if "udp" in self._protocols else set()
         self._addresses = _addresses(port)
         self._lookups: dict[str, Lookup] = {}
@@ -143,7 +168,7 @@ class _Watch:
             lookup.close()
 
     def pauses(self) -> Iterator[float]:
-        """How long to sleep before the next look, until the time is up."""
+        """Yield how long to sleep before the next look, until the time is up."""
         began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
@@ -165,14 +190,14 @@ class _Watch:
             poll.poll(seconds * 1000)
 
     def look(self) -> Listener | None:
-        """The listener that is waited for, or None. Raises WrongListener and ServerExited."""
-        # Asked before the listeners are: a server that listens and ends is seen to listen first.
+        """Return the wanted listener, or None. Raises WrongListener and ServerExited."""
+        # Before the look at listeners: a server that listens and then ends is seen to listen.
         ended = self._has_ended()
         found: Listener | None = None
         began = time.perf_counter()
         self._looks += 1
         for protocol in self._protocols:
-            # The last look, too, is thorough.
+            # The last look is thorough too.
             unlikely = not ended and self._looks % _THOROUGH_LOOK and self._nobody_at(protocol)
             records = [] if unlikely else listening_records(self._port, protocol)
             found = self._right_one(records) if records else None
@@ -184,7 +209,7 @@ class _Watch:
         return found
 
     def _nobody_at(self, protocol: str) -> bool:
-        """Whether surely nobody receives on the likely addresses."""
+        """Whether certainly nobody receives on the likely addresses."""
         lookup = self._lookups.get(protocol)
         if lookup is None:
             return False
@@ -196,15 +221,14 @@ class _Watch:
             return False
 
     def timed_out(self) -> TakeoverTimeout:
-        """The error that says who holds, who listens, and what the process does."""
-        # What only errors need is imported with the first one.
+        """Return the error that says who holds, who listens, and what the process does."""
         diagnosis = diagnosis_or_none(self._port, self._protocol)
         message = (
             f"nothing listened on port {self._port} ({' and '.join(self._protocols)}) "
             f"within {self._timeout:g} s: {who_has(diagnosis)}"
         )
         if self._pid is None:
-            message += ". Whether a server was started is not known here (process= was not given)"
+            message += ". It is unknown here whether a server was started (process= was not given)"
             message = self._hinted(message, "If one reports 'Address already in use'", diagnosis)
         else:
             output = captured_output(self._process)
@@ -216,7 +240,7 @@ class _Watch:
             else:
                 message += "" if output else ". "
                 message += (
-                    f"Give it longer ({_spelling.TIMEOUT}), or see which port it was started with"
+                    f"Wait longer ({_spelling.TIMEOUT}), or check which port it was started with"
                 )
             if output is None:
                 message = self._hinted(message, _IF_LOG_SAYS, diagnosis)
@@ -225,15 +249,16 @@ class _Watch:
         )
 
     def _hinted(self, message: str, condition: str, diagnosis: Diagnosis | None) -> str:
-        told = hint(condition, diagnosis, self._protocols, self._waited_for)
-        return f"{message}{'' if message.endswith(chr(10)) else '. '}{told}" if told else message
+        hinted = hint(condition, diagnosis, self._protocols, self._waited_for)
+        between = "" if message.endswith("\n") else ". "
+        return f"{message}{between}{hinted}" if hinted else message
 
     def _what_it_has(self) -> str:
         assert self._pid is not None
         try:
             return what_processes_have(descendants(self._pid), self._port, self._protocols)
         except OSError as error:
-            return f"which sockets it has is unknown ({error})"
+            return f"its sockets are unknown ({error})"
 
     def _has_ended(self) -> bool:
         if self._pid is None:
@@ -253,7 +278,7 @@ class _Watch:
         hidden = {user_of(pid) for pid in family if not os.access(f"/proc/{pid}/fd", os.R_OK)}
         for record in records:
             if record.inode not in of_family and record.uid not in hidden:
-                # A child between fork() and our look has no place in the tree yet: look twice.
+                # A child that was forked just now may be missing in the tree: look twice.
                 if self._stranger != record.inode:
                     self._stranger = record.inode
                     return None
@@ -261,7 +286,7 @@ class _Watch:
         return listener_of(records[0], of_family.get(records[0].inode))
 
     def _wrong(self, record: SocketRecord, also: bool) -> WrongListener:
-        """The error for a stranger's socket; `also`: the process listens on the port as well."""
+        """Return the error for a stranger's socket; `also`: the process listens there as well."""
         pids = owners_of([record]).get(record.inode) or []
         stranger = listener_of(record, pids)
         options = options_of(record, pids)
@@ -272,14 +297,14 @@ class _Watch:
         return WrongListener(
             f"port {self._port} has the wrong listener: {stranger}"
             f"{f' ({options})' if options is not None else ''}, while {self._name()} {state}. "
-            "Whoever connects reaches the stranger. End it, or reserve another port",
+            "Clients that connect reach the wrong server. End it, or reserve another port",
             port=self._port,
             protocol=self._protocol,
             diagnosis=diagnosis_or_none(self._port, self._protocol),
         )
 
     def exited(self) -> ServerExited:
-        """The error for a process that ended, with its status and output where they are known."""
+        """Return the error for a process that ended, with its status and output where known."""
         returncode = self._returncode()
         output = captured_output(self._process)
         diagnosis = diagnosis_or_none(self._port, self._protocol)
@@ -318,10 +343,10 @@ class _Watch:
         if self._pidfd is None:
             return None
         try:
-            # Leaves the zombie to whoever waits for it: asyncio's child watcher, say.
+            # WNOWAIT leaves the zombie to its own waiter, such as asyncio's child watcher.
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            # Another thread may just be collecting it, and Popen.poll() then has no answer yet.
+            # Another thread may be collecting it now; meanwhile Popen.poll() returns None.
             for _ in range(_TURNS_FOR_STATUS):
                 status = poll() if callable(poll) else None
                 if isinstance(status, int) or not callable(poll):
@@ -341,7 +366,7 @@ class _Watch:
 
 
 def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
-    """Where to look often: the host of a Reservation, else loopback.
+    """Return where to look often: the host of a Reservation, else loopback.
 
     A packet to any of them also reaches a server on the wildcard address.
     """
@@ -354,7 +379,7 @@ def _addresses(port: SupportsIndex) -> list[tuple[int, str]]:
 
 
 def _as_text(args: object) -> str | None:
-    """A Popen's `args` in one line; None for what are no arguments."""
+    """Return a Popen's `args` as one line; None if they are no arguments."""
     if isinstance(args, (str, bytes, os.PathLike)):
         return os.fsdecode(args)
     if isinstance(args, (list, tuple)):
@@ -371,7 +396,7 @@ def _pid_of(process: ProcessLike | int | None) -> int | None:
 
 
 def _pidfd_of(pid: int) -> int | None:
-    """A descriptor that says when the process ends; None if it has."""
+    """Return a descriptor that reports the end of the process; None if it has ended."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -382,7 +407,7 @@ def _pidfd_of(pid: int) -> int | None:
 
 
 def _async_sleep() -> Callable[[float], Awaitable[None]]:
-    """The sleep of the event loop that runs: trio's or asyncio's."""
+    """Return the sleep of the running event loop, trio's or asyncio's."""
     trio: Any = sys.modules.get("trio")
     if trio is not None:
         with suppress(RuntimeError):

@@ -78,7 +78,7 @@ with reserve() as held:
     (found,) = answer.found
     assert (found.address, found.ephemport, found.hold) == ("0.0.0.0", True, "open")
     assert answer.meaning == ("a server that sets SO_REUSEADDR or SO_REUSEPORT can bind it; "
-                              "one that sets neither, cannot")
+                              "one that sets neither cannot")
     (listed,) = json_of("ls")
     assert (listed["port"], listed["state"]) == (held.port, "held")
 assert diagnose(held.port).free

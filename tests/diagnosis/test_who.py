@@ -21,7 +21,7 @@ PORT = 40001
 ANY = "any server can bind it"
 NOBODY = "no server can bind it"
 V4_ONLY = f"{ANY} on [::1]; {NOBODY} on 127.0.0.1, 0.0.0.0 or [::]"
-OPEN = "a server that sets SO_REUSEADDR or SO_REUSEPORT can bind it; one that sets neither, cannot"
+OPEN = "a server that sets SO_REUSEADDR or SO_REUSEPORT can bind it; one that sets neither cannot"
 
 # name: what the stranger does, what is found, what it means for TCP and for UDP
 CASES: dict[str, tuple[tuple[Any, ...], tuple[str, str, str], str, str]] = {
@@ -41,14 +41,14 @@ CASES: dict[str, tuple[tuple[Any, ...], tuple[str, str, str], str, str]] = {
     "listens, SO_REUSEPORT": (
         ("listen", "::", PORT, "SO_REUSEPORT"),
         ("tcp", "listens", "::"),
-        "a server that sets SO_REUSEPORT can bind it; one that does not, cannot",
+        "a server that sets SO_REUSEPORT can bind it; one that does not set it cannot",
         ANY,
     ),
     "holds": (("bind", "0.0.0.0", PORT), ("tcp", "holds", "0.0.0.0"), V4_ONLY, ANY),
     "holds, SO_REUSEADDR": (
         ("bind", "::", PORT, "SO_REUSEADDR"),
         ("tcp", "holds", "::"),
-        "a server that sets SO_REUSEADDR can bind it; one that does not, cannot",
+        "a server that sets SO_REUSEADDR can bind it; one that does not set it cannot",
         ANY,
     ),
     "holds all": (("bind", "::", PORT), ("tcp", "holds", "::"), NOBODY, ANY),
@@ -159,7 +159,7 @@ def _udp() -> None:
         meaning = diagnose(PORT, "udp").meaning
         assert meaning == (
             f"{ANY} on [::1]; a server that sets no option cannot bind it on 127.0.0.1, 0.0.0.0 or "
-            "[::]; whether one that sets SO_REUSEADDR can is not tried, so that no datagram is lost"
+            "[::]; SO_REUSEADDR was not tried, so that no datagram is lost"
         )
         assert diagnose(PORT, "tcp").free
         assert command("who", f"{PORT}/tcp")[0] == 0
@@ -254,8 +254,8 @@ def _time_wait(reuse: bool) -> None:
     if reuse:
         told = re.sub(r"\d\d:\d\d:\d\d", "14:03:07", answer.meaning)
         assert told == (
-            "a server that sets SO_REUSEADDR can bind it; one that does not, cannot until 14:03:07"
-            " (except on [::1])"
+            "a server that sets SO_REUSEADDR can bind it; one that does not set it cannot until "
+            "14:03:07 (except on [::1])"
         )
     status, out, _ = command("who", str(PORT))
     assert status == 1
@@ -409,7 +409,7 @@ def _privileged() -> None:
     become_nobody()
     status, out, _ = command("who", "81")
     assert status == 0
-    assert "only root (CAP_NET_BIND_SERVICE) can bind numbers below" in out
+    assert "only root (CAP_NET_BIND_SERVICE) can bind ports below" in out
 
 
 def test_timeouts_say_the_same(in_namespace: InNamespace) -> None:

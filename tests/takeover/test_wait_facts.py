@@ -42,7 +42,7 @@ def test_without_a_process_nothing_is_said_of_a_server() -> None:
     with reserve() as r, pytest.raises(TakeoverTimeout) as caught:
         r.wait_listening(0.01)
     text = str(caught.value)
-    assert "Whether a server was started is not known" in text
+    assert "It is unknown here whether a server was started" in text
     assert "it sets neither" not in text
     assert "If one reports 'Address already in use': the hold lets in a TCP server that" in text
     assert (caught.value.port, caught.value.protocol) == (r.port, "tcp")
