@@ -7,16 +7,18 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from ephemport._arguments import text
+from ephemport._arguments import checked_port, text
 from ephemport._errors import EphemportError
+from ephemport._holding.handoffs import handoff_named
 from ephemport._holding.hold import Hold, adopt_sockets
 from ephemport._kernel.fork import lock
 from ephemport._kernel.processes import command_line, is_running, is_stopped
-from ephemport._kernel.protocols import PARTS
+from ephemport._kernel.protocols import KINDS, PARTS, check_protocol
+from ephemport._looking.listeners import command_in_words
 from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE, PREFIX, address, peer
 
 # 108 bytes are the most that a Unix address may have (unix(7)): the digits are counted.
@@ -142,6 +144,8 @@ class _Talk:
                 while descriptors:
                     sockets.append(socket.SocketType(fileno=descriptors[0]))
                     del descriptors[0]
+                if not _hold_port(sockets, port, terms.protocol):
+                    raise _RefusedError(f"port {port} ({terms.protocol}), with other sockets")
                 return adopt_sockets(port, tuple(sockets)), terms
             except BaseException:
                 for sock in sockets:
@@ -192,10 +196,22 @@ def _understood(answer: bytes) -> tuple[int, Terms]:
     try:
         said: dict[str, Any] = json.loads(answer)
         if "refused" in said:
-            raise _RefusedError(said["refused"])
-        return int(said["port"]), Terms(said["host"], said["protocol"], said["handoff"])
-    except (ValueError, TypeError, KeyError):
+            raise _RefusedError(command_in_words(str(said["refused"])))
+        terms = Terms(*(text(said[name], name) for name in Terms._fields))
+        check_protocol(terms.protocol)
+        handoff_named(terms.handoff)
+        return checked_port(said["port"]), terms
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise _RefusedError(f"what is no answer ({answer[:80]!r})") from None
+
+
+def _hold_port(sockets: Sequence[socket.SocketType], port: int, protocol: str) -> bool:
+    """Whether these are what a hold of the port consists of."""
+    kinds = tuple(one.type for one in sockets)
+    return kinds == KINDS[protocol] and all(
+        one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port
+        for one in sockets
+    )
 
 
 @contextmanager

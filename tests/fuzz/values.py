@@ -83,6 +83,15 @@ class Text(str):
     __slots__ = ()
 
 
+class Huge(int):
+    """An int that has more digits than Python writes, and can be shown in a report all the same."""
+
+    def __repr__(self) -> str:
+        return "10**5000" if self > 0 else "-10**5000"
+
+    __str__ = int.__repr__
+
+
 class Number(IntEnum):
     """Ints of a class of their own."""
 
@@ -95,8 +104,9 @@ def _numbers(*numbers: int) -> SearchStrategy[int]:
 
 
 ports = st.integers(*PORTS)
-huge = _numbers(2**15, 2**16, 2**31, 2**32, 2**40, 2**63, 2**64, 10**30, 10**5000)
-wrong_ints = st.one_of(_numbers(-1, 0, 65535, 65536), huge, huge.map(lambda one: -one))
+huge = _numbers(2**15, 2**16, 2**31, 2**32, 2**40, 2**63, 2**64, 10**30, Huge(10**5000))
+negative = _numbers(-1, -(2**31), -(2**63), -(10**30), Huge(-(10**5000)))
+wrong_ints = st.one_of(_numbers(0, 65535, 65536), huge, negative)
 floats = st.sampled_from([0.0, -0.0, 1.5, -1.0, 1e-300, 1e300, float("inf"), float("-inf")])
 nan = st.just(float("nan"))
 texts = st.one_of(
