@@ -1,7 +1,9 @@
 """What one worker of the soak has, and whether that is all it has."""
 
+import errno
 import random
 import socket
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +43,9 @@ MEMORY_ALLOWANCE = 2 * 1024 * 1024
 _FEWEST_SAMPLES = 16
 # By then it is clear that something is broken, and ports that leaked begin to run out.
 _MOST_FAULTS = 10
+
+# Seconds that the thread which serves share()'s tokens may take to close what it used.
+_PATIENCE_WITH_THREADS = 5.0
 
 Place = tuple[str, int]
 """A protocol and a port."""
@@ -95,7 +100,7 @@ class Books:
         self._faults = 0
         self._leaked: set[int] = set()
         self._memory: list[int] = []
-        self._descriptors = count_descriptors()
+        self._at_first = self._others = count_descriptors()
 
     def count(self, what: Count, times: int = 1) -> None:
         self._row[what] += times
@@ -183,7 +188,11 @@ class Books:
 
     def not_started(self, reservation: Reservation, error: object) -> None:
         """A server could not start: lost, unless the port was a stranger's by the documents."""
-        if reservation.handoff == "shadow" and reservation.protocol == "tcp":
+        if (
+            reservation.handoff == "shadow"
+            and reservation.protocol == "tcp"
+            and getattr(error, "errno", None) == errno.EADDRINUSE
+        ):
             # A shadow leaves its port to IPv4 bind(0), which is what neighbours do.
             self.count(Count.SHADOW_TAKEN)
         else:
@@ -196,7 +205,7 @@ class Books:
 
     def look(self) -> None:
         """The quick audit: nothing is open that is not in the books."""
-        if count_descriptors() != self._descriptors + len(self._leaked) + len(list(self._open())):
+        if count_descriptors() != self._accounted_for():
             self.audit()
 
     def audit(self) -> None:
@@ -214,12 +223,13 @@ class Books:
                 self.broken(Promise.LEFT_BEHIND, f"{one} is open, and in nobody's books")
         for protocol, port in left.elements():
             self.broken(Promise.LOST, f"what held {protocol} {port} is gone, and not released")
-        expected = self._descriptors + len(self._leaked) + len(list(self._open())) - left.total()
-        if count_descriptors() != expected:
-            self._descriptors += count_descriptors() - expected
+        expected = self._accounted_for() - left.total()
+        if not _come_to(expected):
+            surplus = count_descriptors() - expected
+            self._others += surplus
             self.broken(
                 Promise.NOT_FLAT,
-                f"{count_descriptors()} descriptors are open and {expected} are accounted for",
+                f"{expected + surplus} descriptors are open and {expected} are accounted for",
             )
 
     def close(self) -> dict[str, Any]:
@@ -237,14 +247,27 @@ class Books:
                     f"first and the last quarter; allowed are {MEMORY_ALLOWANCE:,})",
                 )
         return {
-            "descriptors": [self._descriptors, count_descriptors()],
+            "descriptors": [self._at_first, count_descriptors()],
             "memory": medians and list(medians),
         }
+
+    def _accounted_for(self) -> int:
+        return self._others + len(self._leaked) + len(list(self._open()))
 
     def _open(self) -> Iterator[Place]:
         for kept in self.kept:
             yield from kept.places
             yield from kept.servers
+
+
+def _come_to(descriptors: int) -> bool:
+    """Whether so many are open, or will be in a moment: the thread that shares has its own."""
+    until = time.monotonic() + _PATIENCE_WITH_THREADS
+    while count_descriptors() != descriptors:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def places(reservation: Reservation) -> list[Place]:

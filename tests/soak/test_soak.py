@@ -1,11 +1,13 @@
 """The soak finds what it is there to find: each fault is made here, and reported by its name."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,10 @@ def _patch_reserve(reserve: Any) -> None:
 
     for module in (children, events):
         setattr(module, "reserve", reserve)  # noqa: B010
+
+
+def _nothing_broken() -> Faults:
+    return _faults(500)
 
 
 def _closing_picker() -> Faults:
@@ -91,8 +97,11 @@ def _double_across() -> Faults:
 
 
 def _open_files() -> Faults:
+    forgotten: list[int] = []
+
     def forget_a_file(**terms: Any) -> Reservation:
-        os.open("/dev/null", os.O_RDONLY)
+        if len(forgotten) < 2:
+            forgotten.append(os.open("/dev/null", os.O_RDONLY))
         return reserve(**terms)
 
     _patch_reserve(forget_a_file)
@@ -160,6 +169,10 @@ def _lost_in_a_signal() -> Faults:
     return _faults(500)
 
 
+def test_a_small_soak_finds_nothing(in_namespace: InNamespace) -> None:
+    assert in_namespace(_nothing_broken, ports=(40000, 40199)) == []
+
+
 @pytest.mark.parametrize(
     ("broken", "found"),
     [
@@ -194,6 +207,17 @@ def _soak(*arguments: str) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
+
+
+def test_the_command_covers_both_ranges(tmp_path: Path) -> None:
+    with _soak("--starts", "200", "--json", str(tmp_path / "soak.json")) as soak:
+        said, complaints = soak.communicate(timeout=120)
+    assert (soak.returncode, complaints) == (0, "")
+    assert said.startswith("seed 7,")
+    assert said.endswith("no promise broken\n")
+    written = json.loads((tmp_path / "soak.json").read_text())
+    assert written["seed"] == 7
+    assert [row["counts"]["starts"] >= 100 for row in written["ranges"].values()] == [True, True]
 
 
 def test_ctrl_c_says_what_was_done_until_then() -> None:
