@@ -1,4 +1,4 @@
-"""Port reservations: the operating system assigns a number, a socket holds it for its server."""
+"""Port reservations: the operating system assigns a port, a socket holds it for its server."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The documented allocator: numbers by category and worker, each of them held."""
+"""The documented allocator: ports by category and worker, each of them held."""
 
 import atexit
 import os
@@ -19,16 +19,23 @@ from ephemport._reservation import Reservation, reserve_from, reserve_many_from
 
 
 class PortAllocator(EndsWithBlock):
-    """Hands out numbers by category and holds every one of them until it is released.
+    """Allocates ports by category and holds each of them until it is released. Thread-safe.
 
-    mode: "ephemeral" (the default), "fixed" (the documented ranges) or "portserver"; None takes
-        the pytest run's, else the environment's EPHEMPORT_MODE.
-    worker_id: xdist's, such as "gw0"; None takes this process's.
-    lock_dir: mode "fixed": the folder of the lock files, else EPHEMPORT_LOCK_DIR, else a folder of
-        this user's below the temporary folder.
+    As a context manager it releases all its ports at the end of the block.
 
-    As a context manager it releases, at the end, what was allocated through it. Raises ValueError
-    for an unknown mode, EphemportError when the mode cannot be had. Thread-safe.
+    Args:
+        mode: "ephemeral" (the default), "fixed" (the documented ranges) or "portserver".
+            "portserver:ADDRESS" names the portserver. None takes the mode of the pytest run, then
+            the environment's EPHEMPORT_MODE.
+        worker_id: The id of an xdist worker, such as "gw0". None takes this process's.
+        lock_dir: The folder of the lock files, for mode "fixed": a string or a Path. None takes
+            EPHEMPORT_LOCK_DIR, then a folder of this user below the temporary folder.
+
+    Raises:
+        ValueError: The mode is unknown, or `lock_dir` is no path.
+        TypeError: An argument is of the wrong type.
+        EphemportError: The mode cannot be used: the lock folder is refused, or there is no
+            portserver.
     """
 
     def __init__(
@@ -46,16 +53,40 @@ class PortAllocator(EndsWithBlock):
     def allocate_port(
         self, category: str = "testing", preferred_port: SupportsIndex | None = None
     ) -> int:
-        """A held number of `category`: `preferred_port` if it can be had, otherwise another.
+        """Reserve a port of a category.
 
-        Raises PortsExhausted, and ValueError for an unknown category or an impossible number.
+        Args:
+            category: "servers", "clients", "federation" or "testing".
+            preferred_port: The port to reserve if it is free, an int. If it is taken, or None,
+                another port is reserved.
+
+        Returns:
+            The port, held until it is released.
+
+        Raises:
+            PortsExhausted: No port of the category, or no file descriptor, is left.
+            TypeError: `preferred_port` is not an int.
+            ValueError: The category is unknown, or `preferred_port` is no port.
         """
-        # 0 behind it: any other number will do.
+        # The 0 after it means any port.
         wanted = None if preferred_port is None else (preferred_port, 0)
         return self.allocate(category, Request(port=wanted)).port
 
     def allocate(self, category: str, request: Request) -> Reservation:
-        """The reservation of a number of `category`, kept until it is released here."""
+        """Reserve a port of a category, with the arguments of `reserve()`.
+
+        Args:
+            category: "servers", "clients", "federation" or "testing".
+            request: The arguments of `reserve()`, checked.
+
+        Returns:
+            The reservation. This allocator keeps it until the port is released.
+
+        Raises:
+            PortsExhausted: No port of the category, or no file descriptor, is left.
+            PortUnavailable: The ports that the request names are taken.
+            ValueError: The category is unknown.
+        """
         source = self.source(category)
         reservation = reserve_from(source, request)
         self._keep([reservation])
@@ -66,7 +97,14 @@ class PortAllocator(EndsWithBlock):
             self._reservations.update((kept.port, kept) for kept in reservations)
 
     def release_port(self, port: SupportsIndex) -> None:
-        """Let `port` go; of no effect for a number that is not allocated."""
+        """Let a port go. A port that is not allocated is left alone.
+
+        Args:
+            port: An int, or a Reservation.
+
+        Raises:
+            TypeError: `port` is neither.
+        """
         key = whole(port, "port must be an int or a Reservation")
         with lock:
             reservation = self._reservations.pop(key, None)
@@ -74,7 +112,21 @@ class PortAllocator(EndsWithBlock):
                 reservation.release()
 
     def allocate_port_range(self, count: int, category: str = "testing") -> list[int]:
-        """`count` held numbers, all or none (not necessarily in a row)."""
+        """Reserve several ports of a category: all of them or, after an error, none.
+
+        Args:
+            count: How many ports. They are not always in a row.
+            category: "servers", "clients", "federation" or "testing".
+
+        Returns:
+            The ports, in the order in which they were reserved. They are held until they are
+            released.
+
+        Raises:
+            PortsExhausted: Not enough ports of the category, or file descriptors, are left.
+            TypeError: `count` is not an int.
+            ValueError: The category is unknown, or `count` is negative or above 65535.
+        """
         group = reserve_many_from(self.source(category), Request(), count)
         self._keep(group)
         return group.ports
@@ -83,7 +135,20 @@ class PortAllocator(EndsWithBlock):
     def port_context(
         self, category: str = "testing", preferred_port: SupportsIndex | None = None
     ) -> Iterator[int]:
-        """A held number for the length of a `with` block."""
+        """Reserve a port for the length of a `with` block.
+
+        Args:
+            category: "servers", "clients", "federation" or "testing".
+            preferred_port: As for `allocate_port()`.
+
+        Yields:
+            The port. The end of the block releases it.
+
+        Raises:
+            PortsExhausted: No port of the category, or no file descriptor, is left.
+            TypeError: `preferred_port` is not an int.
+            ValueError: The category is unknown, or `preferred_port` is no port.
+        """
         port = self.allocate_port(category, preferred_port)
         try:
             yield port
@@ -92,7 +157,20 @@ class PortAllocator(EndsWithBlock):
 
     @contextmanager
     def port_range_context(self, count: int, category: str = "testing") -> Iterator[list[int]]:
-        """`count` held numbers for the length of a `with` block."""
+        """Reserve several ports for the length of a `with` block.
+
+        Args:
+            count: How many ports. They are not always in a row.
+            category: "servers", "clients", "federation" or "testing".
+
+        Yields:
+            The ports. The end of the block releases them.
+
+        Raises:
+            PortsExhausted: Not enough ports of the category, or file descriptors, are left.
+            TypeError: `count` is not an int.
+            ValueError: The category is unknown, or `count` is negative or above 65535.
+        """
         ports = self.allocate_port_range(count, category)
         try:
             yield ports
@@ -101,7 +179,18 @@ class PortAllocator(EndsWithBlock):
                 self.release_port(port)
 
     def reservation(self, port: SupportsIndex) -> Reservation:
-        """The reservation behind an allocated number. KeyError for one that is not allocated."""
+        """The reservation of an allocated port.
+
+        Args:
+            port: An int, or a Reservation.
+
+        Returns:
+            The reservation.
+
+        Raises:
+            KeyError: The port is not allocated.
+            TypeError: `port` is neither an int nor a Reservation.
+        """
         key = whole(port, "port must be an int or a Reservation")
         with lock:
             found = self._reservations.get(key)
@@ -111,16 +200,22 @@ class PortAllocator(EndsWithBlock):
 
     @property
     def allocated_ports(self) -> list[int]:
-        """The numbers that are allocated now, in ascending order."""
+        """The ports that are allocated now, in ascending order."""
         with lock:
             return sorted(p for p, kept in self._reservations.items() if not kept.released)
 
     def get_worker_info(self) -> dict[str, Any]:
-        """What this worker has: `worker_id`, `mode`, `allocated_ports`, and two tables by category.
+        """The state of this worker.
 
-        `port_ranges` are the ranges that the numbers of this mode come from, `documented_ranges`
-        the documented ones for this worker. Each has `start`, `end` (the last number),
-        `description` and `available_ports` (how many of them nobody uses).
+        Returns:
+            A dict with `worker_id`, `mode`, `allocated_ports`, and two tables by category:
+            `port_ranges` has the ranges that the ports of this mode come from,
+            `documented_ranges` has the documented ranges of this worker. Each range has `start`,
+            `end` (its last port), `description` and `available_ports` (how many of its ports are
+            not in use).
+
+        Raises:
+            OSError: The kernel does not report which ports are in use.
         """
         used = ports_in_use()
         documented = {name: worker_range(name, self.worker_id) for name in CATEGORIES}
@@ -132,21 +227,35 @@ class PortAllocator(EndsWithBlock):
                 name: _range_info(name, self.source(name).ports, used) for name in CATEGORIES
             },
             "documented_ranges": {
-                name: _range_info(name, numbers, used) for name, numbers in documented.items()
+                name: _range_info(name, ports, used) for name, ports in documented.items()
             },
         }
 
     def source(self, category: str) -> Source:
-        """Where the numbers of `category` come from. ValueError for an unknown category."""
+        """The source of a category: where its ports come from.
+
+        Args:
+            category: "servers", "clients", "federation" or "testing".
+
+        Returns:
+            The source.
+
+        Raises:
+            ValueError: The category is unknown.
+        """
         category_named(category)
         return self._sources[category]
 
     def nested(self) -> "NestedAllocator":
-        """An allocator with these very numbers whose `release_all()` releases only its own."""
+        """An allocator with the ports of this one. Its `release_all()` releases only its own.
+
+        Returns:
+            The allocator.
+        """
         return NestedAllocator(self)
 
     def release_all(self) -> None:
-        """Let go whatever was allocated through this allocator and is still held."""
+        """Release all ports that were allocated through this allocator."""
         with lock:
             for reservation in self._reservations.values():
                 reservation.release()
@@ -163,7 +272,7 @@ class PortAllocator(EndsWithBlock):
 
 
 class NestedAllocator(PortAllocator):
-    """An allocator with another's numbers, which releases only what was allocated through it."""
+    """An allocator with the ports of another one. It releases only what it allocated itself."""
 
     def __init__(self, outer: PortAllocator) -> None:
         self.mode = outer.mode
@@ -174,7 +283,7 @@ class NestedAllocator(PortAllocator):
 
     @property
     def own_reservations(self) -> Sequence[Reservation]:
-        """The reservations made through this very allocator."""
+        """The reservations that this allocator made itself."""
         return self._own
 
     def _keep(self, reservations: Iterable[Reservation]) -> None:
@@ -183,11 +292,11 @@ class NestedAllocator(PortAllocator):
         self._own.extend(reservations)
 
     def release_all(self) -> None:
-        """Let go whatever was allocated through this very allocator and is still held."""
+        """Release all ports that this allocator allocated itself."""
         with lock:
             for reservation in self._own:
                 reservation.release()
-                # The number may be somebody else's by now.
+                # The outer allocator may have reserved the same port again.
                 if self._reservations.get(reservation.port) is reservation:
                     del self._reservations[reservation.port]
             self._own.clear()
@@ -197,21 +306,30 @@ _default: PortAllocator | None = None
 
 
 def get_port_allocator() -> PortAllocator:
-    """The one allocator of this process, made at the first call."""
+    """The one allocator of this process. The first call makes it.
+
+    Returns:
+        The allocator. It releases its ports when the process ends.
+
+    Raises:
+        ValueError: The mode in the environment's EPHEMPORT_MODE is unknown.
+        EphemportError: The mode cannot be used: the lock folder is refused, or there is no
+            portserver.
+    """
     global _default
     with lock:
         if _default is None:
             _default = PortAllocator()
-            # The documented automatic cleanup: numbers never given back are no mistake here.
+            # The documented automatic cleanup: here it is no mistake to keep a port to the end.
             atexit.register(_default.release_all)
         return _default
 
 
 @contextmanager
 def default_allocator() -> Iterator[None]:
-    """In the block `get_port_allocator()` has an allocator of its own.
+    """In the block `get_port_allocator()` returns an allocator of the block's own.
 
-    It is made at the first call, and releases everything at the end of the block.
+    The first call makes it. The end of the block releases all its ports.
     """
     global _default
     with lock:
@@ -225,7 +343,7 @@ def default_allocator() -> Iterator[None]:
 
 
 def forget_default_allocator() -> None:
-    """Release what the process's allocator has; the next `get_port_allocator()` makes another."""
+    """Release the ports of the process's allocator. `get_port_allocator()` then makes another."""
     global _default
     with lock:
         if _default is not None:
@@ -235,17 +353,51 @@ def forget_default_allocator() -> None:
 
 
 def allocate_port(category: str = "testing", preferred_port: SupportsIndex | None = None) -> int:
-    """`PortAllocator.allocate_port()` of the process's allocator."""
+    """Reserve a port of a category, with the process's allocator.
+
+    Args:
+        category: "servers", "clients", "federation" or "testing".
+        preferred_port: The port to reserve if it is free, an int. If it is taken, or None, another
+            port is reserved.
+
+    Returns:
+        The port, held until `release_port()` or the end of the process.
+
+    Raises:
+        PortsExhausted: No port of the category, or no file descriptor, is left.
+        TypeError: `preferred_port` is not an int.
+        ValueError: The category is unknown, or `preferred_port` is no port.
+    """
     return get_port_allocator().allocate_port(category, preferred_port)
 
 
 def release_port(port: SupportsIndex) -> None:
-    """`PortAllocator.release_port()` of the process's allocator."""
+    """Let a port of the process's allocator go. A port that is not allocated is left alone.
+
+    Args:
+        port: An int, or a Reservation.
+
+    Raises:
+        TypeError: `port` is neither.
+    """
     get_port_allocator().release_port(port)
 
 
 def allocate_port_range(count: int, category: str = "testing") -> list[int]:
-    """`PortAllocator.allocate_port_range()` of the process's allocator."""
+    """Reserve several ports, with the process's allocator: all or, after an error, none.
+
+    Args:
+        count: How many ports. They are not always in a row.
+        category: "servers", "clients", "federation" or "testing".
+
+    Returns:
+        The ports, held until they are released or the process ends.
+
+    Raises:
+        PortsExhausted: Not enough ports of the category, or file descriptors, are left.
+        TypeError: `count` is not an int.
+        ValueError: The category is unknown, or `count` is negative or above 65535.
+    """
     return get_port_allocator().allocate_port_range(count, category)
 
 
@@ -253,27 +405,53 @@ def allocate_port_range(count: int, category: str = "testing") -> list[int]:
 def port_context(
     category: str = "testing", preferred_port: SupportsIndex | None = None
 ) -> Iterator[int]:
-    """`PortAllocator.port_context()` of the process's allocator."""
+    """Reserve a port for the length of a `with` block, with the process's allocator.
+
+    Args:
+        category: "servers", "clients", "federation" or "testing".
+        preferred_port: As for `allocate_port()`.
+
+    Yields:
+        The port. The end of the block releases it.
+
+    Raises:
+        PortsExhausted: No port of the category, or no file descriptor, is left.
+        TypeError: `preferred_port` is not an int.
+        ValueError: The category is unknown, or `preferred_port` is no port.
+    """
     with get_port_allocator().port_context(category, preferred_port) as port:
         yield port
 
 
 @contextmanager
 def port_range_context(count: int, category: str = "testing") -> Iterator[list[int]]:
-    """`PortAllocator.port_range_context()` of the process's allocator."""
+    """Reserve several ports for the length of a `with` block, with the process's allocator.
+
+    Args:
+        count: How many ports. They are not always in a row.
+        category: "servers", "clients", "federation" or "testing".
+
+    Yields:
+        The ports. The end of the block releases them.
+
+    Raises:
+        PortsExhausted: Not enough ports of the category, or file descriptors, are left.
+        TypeError: `count` is not an int.
+        ValueError: The category is unknown, or `count` is negative or above 65535.
+    """
     with get_port_allocator().port_range_context(count, category) as ports:
         yield ports
 
 
-def _range_info(category: str, numbers: Sequence[int], used: Collection[int]) -> dict[str, Any]:
+def _range_info(category: str, ports: Sequence[int], used: Collection[int]) -> dict[str, Any]:
     return {
-        "start": numbers[0],
-        "end": numbers[-1],
+        "start": ports[0],
+        "end": ports[-1],
         "description": category_named(category).description,
-        "available_ports": len(numbers) - sum(1 for port in used if _has(numbers, port)),
+        "available_ports": len(ports) - sum(1 for port in used if _has(ports, port)),
     }
 
 
-def _has(numbers: Sequence[int], port: int) -> bool:
-    position = bisect_left(numbers, port)
-    return position < len(numbers) and numbers[position] == port
+def _has(ports: Sequence[int], port: int) -> bool:
+    position = bisect_left(ports, port)
+    return position < len(ports) and ports[position] == port

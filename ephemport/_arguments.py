@@ -1,7 +1,7 @@
-"""What callers pass, checked before anything is done: one function for each kind of argument.
+"""Checks of the arguments that callers pass: one function for each kind of argument.
 
-Each raises TypeError for what is of another kind and ValueError for what is out of bounds, and says
-what to write instead.
+Each one runs before anything is done. It raises TypeError for a value of the wrong type, ValueError
+for a value that is out of bounds, and the message says what to write instead.
 """
 
 import math
@@ -12,28 +12,28 @@ from typing import SupportsIndex, TypeVar
 
 PORTS = 65536
 
-# Longer, nobody reads on.
+# How many letters of a value a message shows.
 _LONGEST = 200
-# What pids are kept in (pid_t).
+# The kernel keeps pids in an int (pid_t).
 _LARGEST_PID = 2**31 - 1
 
 T = TypeVar("T")
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: its repr, cut where nobody would read on."""
+    """A value as messages show it: its repr, cut after 200 letters."""
     try:
         text = repr(value)
     except Exception:
-        # Python writes no int of more than 4,300 digits (sys.set_int_max_str_digits).
+        # repr() fails for an int of more than 4,300 digits (sys.set_int_max_str_digits).
         return f"<{type(value).__qualname__}>"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} letters)"
 
 
 def whole(value: object, must_be: str) -> int:
-    """An int, or what stands for one by its `__index__()`, as a plain int. A bool is none.
+    """A plain int from an int or an object with `__index__()`. A bool is refused.
 
-    `must_be` begins the message, as in "port must be an int".
+    `must_be` is how the message begins, such as "port must be an int".
     """
     if type(value) is int:
         return value
@@ -55,7 +55,7 @@ def checked_port(port: SupportsIndex) -> int:
 
 
 def port_or_any(value: object, argument: str) -> int:
-    """A port, or 0, which means any."""
+    """A port as a plain int, or 0, which means any port."""
     number = whole(value, f"{argument} takes an int or an iterable of ints")
     if not 0 <= number < PORTS:
         raise ValueError(f"{argument}={shown(number)} is no port: ports are 1 to 65535 (0: any)")
@@ -63,29 +63,29 @@ def port_or_any(value: object, argument: str) -> int:
 
 
 def checked_count(count: SupportsIndex) -> int:
-    """How many, as an int from 0 up."""
+    """A count of ports as a plain int, 0 to 65535."""
     number = whole(count, "count must be an int")
     if number < 0:
-        raise ValueError(f"count must not be negative, and is {shown(number)}")
+        raise ValueError(f"count must not be negative, but is {shown(number)}")
     if number >= PORTS:
-        raise ValueError(f"count is {shown(number)}, and there are {PORTS - 1:,} ports")
+        raise ValueError(f"count is {shown(number)}, but there are only {PORTS - 1:,} ports")
     return number
 
 
 def checked_pid(pid: object, must_be: str) -> int:
-    """The id of a process."""
+    """A pid as a plain int."""
     number = whole(pid, must_be)
     if not 0 < number <= _LARGEST_PID:
-        raise ValueError(f"process must be the id of a process, and is {shown(number)}")
+        raise ValueError(f"process must be the id of a process, but is {shown(number)}")
     return number
 
 
 def seconds(value: object, argument: str) -> float:
-    """A time from 0 up, infinity among it."""
+    """A time in seconds, 0 or more, as a float. Infinity is allowed."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be a number of seconds, not {shown(value)}")
     if not value >= 0:
-        raise ValueError(f"{argument} must be a number of seconds from 0 up, and is {shown(value)}")
+        raise ValueError(f"{argument} must be 0 seconds or more, but is {shown(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -100,7 +100,7 @@ def text(value: object, must_be: str) -> str:
 
 
 def checked_path(value: object, argument: str) -> str:
-    """The path of a file or folder, a string or a Path, as a string."""
+    """A path as a string, from a string or a Path."""
     name = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(name, str):
         raise TypeError(f"{argument} must be a string or a Path, not {shown(value)}")
@@ -110,7 +110,7 @@ def checked_path(value: object, argument: str) -> str:
 
 
 def at_most(values: Iterable[T], most: int, argument: str) -> Iterator[T]:
-    """The items of an iterable, of which some never end."""
+    """The items of an iterable. More than `most` are refused: some iterables never end."""
     items = iter(values)
     yield from islice(items, most)
     for _ in items:

@@ -1,7 +1,7 @@
 """What can go wrong. Every message says what was tried, what stands in the way, what to do.
 
-The facts of the message are attributes of the error, for reports and for programs. They are as the
-kernel gave them when the error was made; whoever looks later may see something else.
+The facts of the message are attributes of the error, for reports and for programs. They are what
+the kernel reported when the error was made. A later look may show something else.
 """
 
 from typing import TYPE_CHECKING
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 class EphemportError(RuntimeError):
     """The base of every error of this library.
 
-    message: what `str()` returns. port: the port that the error is about; of several, the first
-    that was refused; None where it is about no port. protocol: "tcp", "udp" or "both", None where
-    it is about none. diagnosis: who had the port when the error was made, None where nobody was
-    asked. The three are attributes, and stay with the error when it is pickled or copied.
+    `port`, `protocol` and `diagnosis` are attributes. They stay with the error when it is pickled
+    or copied.
+
+    Args:
+        message: What `str()` returns.
+        port: The port that the error is about, an int. Of several ports, the first one that was
+            refused. None where the error is about no port.
+        protocol: "tcp", "udp" or "both". None where the error is about no protocol.
+        diagnosis: Who had the port when the error was made. None where the kernel was not asked.
     """
 
     port: "int | None" = None
@@ -38,31 +43,38 @@ class EphemportError(RuntimeError):
 
 
 class PortsExhausted(EphemportError):
-    """No port could be reserved: the range is used up, or the descriptors are. `.port` is None."""
+    """No port could be reserved: no port or no file descriptor is left. `.port` is None."""
 
 
 class PortUnavailable(EphemportError):
-    """A port that was asked for by name is taken."""
+    """A port that the caller named is taken."""
 
 
 class ReservationReleased(EphemportError):
-    """The reservation holds nothing any more: it was released, or this process was forked."""
+    """The reservation no longer holds its port: it was released, or this process was forked."""
 
 
 class TakeoverTimeout(EphemportError, TimeoutError):
-    """Nothing listened on the port in time."""
+    """Nothing listened on the port within the timeout."""
 
 
 class WrongListener(EphemportError):
-    """Something listens on the port, but not the process that was expected to."""
+    """Another process than the expected one listens on the port."""
 
 
 class ServerExited(EphemportError):
     """The server's process ended before it listened.
 
-    returncode: the exit status where it is known (negative: the signal that ended it). output: the
-    last lines that the process wrote, where they were captured. Both are attributes, as are
-    EphemportError's, which the other parameters are.
+    All parameters except `message` are attributes.
+
+    Args:
+        message: What `str()` returns.
+        returncode: The exit status; a negative one is the number of the signal that ended the
+            process. None where it is unknown.
+        output: The last lines that the process wrote. None where they were not captured.
+        port: As for EphemportError.
+        protocol: As for EphemportError.
+        diagnosis: As for EphemportError.
     """
 
     def __init__(
@@ -81,4 +93,4 @@ class ServerExited(EphemportError):
 
 
 class LeakedServerWarning(UserWarning):
-    """A test ended and its server still listens on the port that the test had reserved."""
+    """A test ended, but its server still listens on the port that the test had reserved."""

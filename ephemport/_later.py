@@ -1,7 +1,7 @@
-"""Names that a package has from the start and imports when they are first asked for (PEP 562).
+"""Names that a package offers at once and imports at their first use (PEP 562).
 
-pytest loads the plugin, and with it the packages above it, in every run of an environment, and most
-of these runs need no port at all.
+pytest loads the plugin, and with it the packages above it, in every run of an environment. Most of
+these runs need no port at all.
 """
 
 import sys
@@ -27,7 +27,7 @@ def importing(purpose: str) -> Iterator[None]:
 def later(
     package: str, homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for `package`; `homes`: our modules, and the names in each."""
+    """`__getattr__` and `__dir__` for `package`. `homes`: our modules and the names in each."""
 
     def get(name: str) -> object:
         for module, names in homes.items():

@@ -1,18 +1,19 @@
-"""`port_map[9001]`: the held number that stands for a number somebody once wrote down.
+"""`port_map[9001]`: the held port that stands for a hard-coded port.
 
-A suite with hard-coded ports keeps its meaning when each of its numbers is replaced by another one
-everywhere, and that is what the map is for. So a stand-in must suit every server that 9001 suited,
-and the numbers' neighbourhood must stay as it was:
+A suite with hard-coded ports keeps its meaning if each port is replaced by another one everywhere.
+The map does that. So a stand-in must suit every server that 9001 suited, and the ports around it
+must stay around it:
 
 - The hold is a shadow that is opened as well: on [::1] (without IPv6 on 127.0.0.2), with the
-  take-over's options on. It lets in servers that set SO_REUSEADDR or SO_REUSEPORT on any address,
-  and servers that set neither on IPv4.
-- What such a hold leaves open is an IPv4 `bind(0)`, so the stand-ins lie outside the ephemeral
-  port range, where the kernel hands out nothing. Other holds conflict with it, shadow or not.
-- Numbers keep their distances (`port_map[9002] == port_map[9001] + 1`) as long as nobody is in the
-  way: there is code that computes one port from another. Each worker of a run has a lane.
+  options of the take-over on. It lets in servers that set SO_REUSEADDR or SO_REUSEPORT on any
+  address, and servers that set neither on IPv4.
+- Such a hold does not keep the port from an IPv4 `bind(0)`. So the stand-ins lie outside the
+  ephemeral port range, where the kernel assigns no ports. Other holds conflict with it, shadow or
+  not.
+- Ports keep their distances (`port_map[9002] == port_map[9001] + 1`) as long as those ports are
+  free: some code computes one port from another. Each worker of a run has its own lane.
 
-Where no number lies outside the range, or the mode has numbers of its own, it is a plain take-over.
+If no port lies outside the range, or the mode has ports of its own, the hold is a plain take-over.
 """
 
 import atexit
@@ -31,27 +32,33 @@ from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
 
 PREFIX = "EPHEMPORT_PORT_"
-# Whose numbers the variables are. A worker inherits its controller's, and must not use them.
+# The worker whose ports the variables have. A worker inherits its controller's variables, but must
+# not use those ports.
 OWNER = "EPHEMPORT_PORTS_OF"
 
-# 49152 and up: nobody's by IANA's word (RFC 6335). Below are the well-known services' numbers.
-_PRIVATE = range(49152, 65436)  # the last 100: room for port + 1 and its like
+# IANA assigns no ports from 49152 up (RFC 6335). Below are the ports of well-known services.
+_PRIVATE = range(49152, 65436)  # the last 100 are left for port + 1 and the like
 _ENOUGH = 500
-# What a suite's numbers are likely to be, seen from the first of them.
+# Where the other ports of a suite most likely are, seen from its first one.
 _AROUND = range(-50, 200)
 
-# How far programs count from a port of theirs for the next one.
+# How far from one of its ports a program computes the next one.
 _FAR = 20
 _DIGITS = re.compile(r"(?<!\d)\d{4,5}(?!\d)")
 
 
 class PortMap(Mapping[int, int]):
-    """A lazy mapping from the numbers that were written down to held numbers of this process.
+    """A lazy mapping from hard-coded ports to held ports of this process. Thread-safe.
 
-    Each is reserved when it is first asked for and is the same for everyone in the process until
-    the process ends. A child started with `environ()`'s variables has the same numbers, and so
-    has a forked one; the parent holds them. Thread-safe. As a mapping it contains the numbers
-    that were asked for. Raises TypeError or ValueError for a key that is no port.
+    `port_map[9001]` reserves a port at its first use and returns the same port in the whole process
+    until the process ends. A forked child has the same ports, and so has a child that is started
+    with the variables of `environ()`; the parent holds them. As a mapping it has the ports that
+    were used so far as keys.
+
+    Raises:
+        TypeError: A key is neither an int nor a Reservation.
+        ValueError: A key is no port, or an EPHEMPORT_PORT_... variable has no port.
+        PortsExhausted: No port, or no file descriptor, is left for a new key.
     """
 
     def __init__(self) -> None:
@@ -62,37 +69,54 @@ class PortMap(Mapping[int, int]):
     def __getitem__(self, port: SupportsIndex) -> int:
         key = checked_port(port)
         with lock:
-            number = self._ports.get(key)
-            if number is None:
-                number = _inherited(key)
-                if number is None:
-                    number = self._reserve(key)
-                self._ports[key] = number
-            return number
+            held = self._ports.get(key)
+            if held is None:
+                held = _inherited(key)
+                if held is None:
+                    held = self._reserve(key)
+                self._ports[key] = held
+            return held
 
     def environ(self, *ports: SupportsIndex) -> dict[str, str]:
-        """The numbers as environment variables, for a subprocess: EPHEMPORT_PORT_9001=43211, ...
+        """The ports as environment variables for a subprocess: EPHEMPORT_PORT_9001=43211, ...
 
-        Those of `ports` and all that were asked for before. A process with these variables gets
-        the same numbers from its own `port_map`, without holding them.
+        A process with these variables gets the same ports from its own `port_map`. It does not
+        hold them.
+
+        Args:
+            *ports: Hard-coded ports to include, ints. All that were used before are included too.
+
+        Returns:
+            The variables by name; none if no port was used.
+
+        Raises:
+            TypeError: One of `ports` is neither an int nor a Reservation.
+            ValueError: One of `ports` is no port.
+            PortsExhausted: No port, or no file descriptor, is left for a new key.
         """
         for port in ports:
             self[port]
         with lock:
-            told = {f"{PREFIX}{key}": str(number) for key, number in self._ports.items()}
-        return {**told, OWNER: _worker() or "master"} if told else {}
+            variables = {f"{PREFIX}{key}": str(held) for key, held in self._ports.items()}
+        return {**variables, OWNER: _worker() or "master"} if variables else {}
 
     def as_written(self, value: object) -> str | None:
-        """A text or number with the keys in place of their stand-ins; None if it has none.
+        """A value with the hard-coded ports in place of their stand-ins.
 
-        Parametrized tests are named by it: `http://127.0.0.1:9001` is the same in every worker.
+        The ids of parametrized tests use it: `http://127.0.0.1:9001` is the same in every worker.
+
+        Args:
+            value: A string, bytes or an int. Anything else has no stand-in.
+
+        Returns:
+            The value as a string with the hard-coded ports. None if it has no stand-in.
         """
         with lock:
-            written = {str(number): str(key) for key, number in self._ports.items()}
+            written = {str(held): str(key) for key, held in self._ports.items()}
         if isinstance(value, bytes):
             text = value.decode("ascii", "backslashreplace")
         elif isinstance(value, str):
-            text = str.__str__(value)  # a member of an enumeration, too
+            text = str.__str__(value)  # also for a member of an enumeration
         elif isinstance(value, int) and 0 < value < PORTS:
             text = str(int(value))
         else:
@@ -101,7 +125,7 @@ class PortMap(Mapping[int, int]):
         return shown if shown != text else None
 
     def release(self) -> None:
-        """Let all numbers go and forget them."""
+        """Let all ports go and forget them."""
         with lock:
             for reservation in self._reservations:
                 reservation.release()
@@ -109,7 +133,7 @@ class PortMap(Mapping[int, int]):
             self._ports.clear()
 
     def _reserve(self, key: int) -> int:
-        # The layer above, for the mode in force: it knows the sources, and is not needed before.
+        # The layer above knows the sources of the mode. It is imported when a port is needed.
         from ephemport._allocator import PortAllocator
         from ephemport._holding.request import Request
 
@@ -117,12 +141,12 @@ class PortMap(Mapping[int, int]):
         request = Request()
         lane = self._lane_around(key) if allocator.mode == "ephemeral" else None
         if lane is not None:
-            numbers, shift = lane
-            wanted = numbers[(key + shift) % len(numbers)]
+            ports, shift = lane
+            wanted = ports[(key + shift) % len(ports)]
             if self._is_counted_from(key) and _is_ours(wanted):
-                # BASE + 1 was computed, and its server is up already.
+                # The program computed BASE + 1 itself, and that server is up already.
                 return wanted
-            others = random.sample(numbers, min(50, len(numbers)))
+            others = random.sample(ports, min(50, len(ports)))
             request = Request(port=(wanted, *others, 0), handoff="shadow")
         reservation = reserve_from(allocator.source("testing"), request)
         if reservation.handoff == "shadow":
@@ -134,15 +158,15 @@ class PortMap(Mapping[int, int]):
         return any(key - _FAR <= other <= key + _FAR for other in self._ports)
 
     def _lane_around(self, key: int) -> tuple[range, int] | None:
-        """Numbers outside the ephemeral range, and how far this worker's are shifted in them."""
+        """The ports outside the ephemeral range, and how far this worker's are shifted in them."""
         if self._lane is None:
             assigned = ephemeral_range()
             above = range(max(_PRIVATE.start, assigned.stop), _PRIVATE.stop)
             below = range(20000, min(assigned.start, _PRIVATE.stop))
-            numbers = above if len(above) >= _ENOUGH else below
-            if len(numbers) < _ENOUGH:
+            ports = above if len(above) >= _ENOUGH else below
+            if len(ports) < _ENOUGH:
                 return None
-            self._lane = (numbers, _free_shift(numbers, key))
+            self._lane = (ports, _free_shift(ports, key))
         return self._lane
 
     def __iter__(self) -> Iterator[int]:
@@ -175,10 +199,10 @@ def _inherited(key: int) -> int | None:
     return int(text)
 
 
-def _is_ours(number: int) -> bool:
-    """Whether this process, or a child, has a server on the number already."""
+def _is_ours(port: int) -> bool:
+    """Whether this process, or a descendant, has a server on the port already."""
     try:
-        if not (found := listeners(number)):
+        if not (found := listeners(port)):
             return False
     except OSError:
         return False
@@ -186,27 +210,27 @@ def _is_ours(number: int) -> bool:
     return any(listener.pid in own for listener in found)
 
 
-def _free_shift(numbers: range, key: int) -> int:
-    """A shift with which nobody is in the way of `key` and its neighbours."""
+def _free_shift(ports: range, key: int) -> int:
+    """A shift that makes the stand-ins of `key` and its neighbours free ports."""
     try:
         taken = ports_in_use()
     except OSError:  # a sandbox without netlink
         taken = set()
-    width = len(numbers)
+    width = len(ports)
     shifts = [_shift(width), *(random.randrange(width) for _ in range(30))]
 
     def in_the_way(shift: int) -> int:
         first = (key + shift + _AROUND.start) % width
-        # A lane that runs over the end begins anew at the other, and is torn there.
+        # A lane that runs over the end goes on at the beginning, so neighbours are separated.
         if first + len(_AROUND) > width:
             return width
-        return sum(numbers[place] in taken for place in range(first, first + len(_AROUND)))
+        return sum(ports[place] in taken for place in range(first, first + len(_AROUND)))
 
     return min(shifts, key=in_the_way)
 
 
 def _shift(width: int) -> int:
-    """Where this process's lane begins: at random, but the workers of one run far apart."""
+    """Where this process's lane begins: at random, but far from the other workers of the run."""
     run, worker = os.environ.get("PYTEST_XDIST_TESTRUNUID"), _worker() or ""
     digits = "".join(filter(str.isdecimal, worker))
     if run is None or not digits:

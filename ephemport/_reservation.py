@@ -1,4 +1,4 @@
-"""A reservation: a number and the hold that keeps it, from `reserve()` until `release()`."""
+"""A reservation: a port and the hold that keeps it, from `reserve()` until `release()`."""
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,10 +36,19 @@ if TYPE_CHECKING:
 class Reservation(EndsWithBlock):
     """A port that nobody else can be given, until `release()` or the end of the process.
 
-    Made by `reserve()`. A server takes the port over by binding and listening on it; the hold
-    stays beneath, so that it may crash and come back. In a child made by `os.fork()` the
-    reservation is released: only the process that made it holds the port. It cannot be copied
-    or pickled: `share()` is the way into another process.
+    Made by `reserve()`. A server takes the port over: it binds the port and listens on it. The
+    hold stays under the server, so the server may crash and come back. In a child made by
+    `os.fork()` the reservation is released: only the process that made it holds the port. A
+    reservation cannot be copied or pickled: use `share()` to pass it to another process.
+
+    Args:
+        hold: The sockets that keep the port. `reserve()` makes them.
+        host: The address that the server will bind, as a string.
+        protocol: "tcp", "udp" or "both".
+        handoff: "takeover", "shadow" or "fd".
+
+    Raises:
+        TypeError: `hold` is not a hold. Call `reserve()` instead of this class.
     """
 
     __slots__ = ("__weakref__", "_handoff", "_hold", "_host", "_offer", "_port", "_protocol")
@@ -66,12 +75,12 @@ class Reservation(EndsWithBlock):
 
     @property
     def host(self) -> str:
-        """Where the server will bind, as it was given to `reserve()`."""
+        """The address that the server will bind, as it was given to `reserve()`."""
         return self._host
 
     @property
     def protocol(self) -> str:
-        """Of which protocol the port is: "tcp", "udp" or "both"."""
+        """The protocol of the port: "tcp", "udp" or "both"."""
         return self._protocol
 
     @property
@@ -81,28 +90,40 @@ class Reservation(EndsWithBlock):
 
     @property
     def address(self) -> tuple[str, int]:
-        """`(host, port)`, as `socket.bind()` and most servers take it."""
+        """The pair `(host, port)`, as `socket.bind()` and most servers take it."""
         return (self._host, self._port)
 
     @property
     def released(self) -> bool:
-        """Whether this process holds the port no longer.
+        """Whether this process no longer holds the port.
 
-        The kernel is asked: also after other code closed the descriptor of the hold, as
-        os.closerange() and daemonizing libraries do.
+        This asks the kernel. So it is also True after other code closed the descriptor of the
+        hold, as os.closerange() and daemonizing libraries do.
         """
         return self._hold.closed
 
     def url(self, scheme: str = "http", path: str = "") -> str:
-        """`scheme://host:port/path`; IPv6 hosts in brackets."""
+        """The URL of a server on this port.
+
+        Args:
+            scheme: The part before `://`, such as "http" or "ws".
+            path: The part after the port. A slash is put before it where it begins with none of
+                "/", "?" and "#".
+
+        Returns:
+            `scheme://host:port/path`, with an IPv6 host in brackets.
+
+        Raises:
+            TypeError: `scheme` or `path` is not a string.
+        """
         return make_url(scheme, self.host, self.port, path)
 
     def release(self) -> None:
-        """Let the port go. May be called often, and from any thread.
+        """Let the port go. It may be called often, and from any thread.
 
-        When it returns, the port is free at once, also for children that were just made by
-        os.fork() and had a copy (Linux 6.8 and newer; TCP). Interrupted by a signal handler that
-        raises, it can be called again.
+        The port is free when it returns, even if children that os.fork() just made had a copy
+        of the socket (TCP, Linux 6.8 and newer). If an exception of a signal handler interrupts
+        it, call it again.
         """
         if self._offer is not None:
             self._offer.withdraw()
@@ -128,13 +149,23 @@ class Reservation(EndsWithBlock):
         raise TypeError(f"{self!r} cannot be pickled: {_ONE_OF_A_KIND}")
 
     def listen(self, backlog: int | None = None) -> socket.socket:
-        """A socket that already listens on (host, port), made without ever letting the number go.
+        """Make a socket that listens on (host, port). The hold stays; the port is never free.
 
-        Clients may connect at once: the kernel queues up to `backlog` of them (default: Python's,
-        at most net.core.somaxconn). For UDP a bound socket that receives; for "both" the TCP one.
-        The socket is the caller's to close, blocking, and not inherited by other programs unless
-        `set_inheritable(True)` says so; the hold stays.
-        Raises ReservationReleased, or PortUnavailable when a server has taken over already.
+        Clients may connect at once: the kernel queues them.
+
+        Args:
+            backlog: How many connections the kernel queues, an int. None takes Python's default.
+                The kernel allows at most net.core.somaxconn.
+
+        Returns:
+            A listening TCP socket; for "udp" a bound socket that receives; for "both" the TCP
+            one. The socket is blocking, and the caller closes it. Other programs inherit it only
+            after `set_inheritable(True)`.
+
+        Raises:
+            ReservationReleased: This process no longer holds the port.
+            PortUnavailable: A server has taken the port over already, or no socket can be made.
+            TypeError: `backlog` is not an int.
         """
         tcp_or_udp = "tcp" if self.protocol == "both" else self.protocol
         return listening_sockets(self._handed("listen on")._replace(protocol=tcp_or_udp), backlog)[
@@ -144,13 +175,42 @@ class Reservation(EndsWithBlock):
     def wait_listening(
         self, timeout: float = 10.0, process: ProcessLike | int | None = None
     ) -> Listener:
-        """Return as soon as a server listens on the number; see `ephemport.wait_listening()`."""
+        """Wait until a server listens on the port, as `ephemport.wait_listening()` does.
+
+        Args:
+            timeout: How long to wait, in seconds.
+            process: The server's process: a Popen, asyncio's or psutil's Process, or a pid. Then
+                only a listener of this process or of a descendant counts. None: any listener.
+
+        Returns:
+            The listener: its address, its pid and its command line.
+
+        Raises:
+            TakeoverTimeout: Nothing listened on the port in time.
+            WrongListener: Another process than `process` listens on the port.
+            ServerExited: The process ended before it listened.
+            ReservationReleased: This process no longer holds the port.
+        """
         return wait_listening(self, timeout, process=process)
 
     async def wait_listening_async(
         self, timeout: float = 10.0, process: ProcessLike | int | None = None
     ) -> Listener:
-        """`wait_listening()` without blocking the event loop, under asyncio and trio."""
+        """`wait_listening()` that does not block the event loop, for asyncio and trio.
+
+        Args:
+            timeout: How long to wait, in seconds.
+            process: The server's process, as for `wait_listening()`. None: any listener counts.
+
+        Returns:
+            The listener: its address, its pid and its command line.
+
+        Raises:
+            TakeoverTimeout: Nothing listened on the port in time.
+            WrongListener: Another process than `process` listens on the port.
+            ServerExited: The process ended before it listened.
+            ReservationReleased: This process no longer holds the port.
+        """
         return await wait_listening_async(self, timeout, process=process)
 
     def popen(
@@ -160,27 +220,47 @@ class Reservation(EndsWithBlock):
         assist: bool = False,
         **kwargs: Any,
     ) -> "subprocess.Popen[Any]":
-        """Start a server: `subprocess.Popen(args, **kwargs)`, with its number filled in.
+        """Start a server: `subprocess.Popen(args, **kwargs)`, with its port filled in.
 
-        args: the program and its arguments: strings, bytes, paths, or ints and reservations, which
-            stand for their port. `{port}`, `{host}` and `{url}` in strings are replaced (`{{` and
-            `}}` are literal).
-        activate: pass the listening sockets as descriptors 3, 4, ... with LISTEN_FDS, LISTEN_PID
-            and LISTEN_FDNAMES (sd_listen_fds(3)); clients may connect before the server runs, and
-            so `wait_listening()` has nothing to wait for.
-        assist: set SO_REUSEADDR for a server that sets neither it nor SO_REUSEPORT, whenever it
-            or a descendant binds the number (`ephemport._serving.assist` has the price).
-        Raises what Popen raises, ReservationReleased, and EphemportError when `assist` cannot be
-        had here.
+        Args:
+            args: The program and its arguments. Each is a string, bytes, a path, an int, or a
+                reservation (its port). `{port}`, `{host}` and `{url}` in strings are replaced;
+                `{{` and `}}` are literal braces.
+            activate: Pass the listening sockets as descriptors 3, 4, ... with LISTEN_FDS,
+                LISTEN_PID and LISTEN_FDNAMES (sd_listen_fds(3)). Clients may connect before the
+                server runs, so `wait_listening()` has nothing to wait for.
+            assist: Set SO_REUSEADDR for a server that sets neither it nor SO_REUSEPORT, whenever
+                the server or a descendant binds the port. `ephemport._serving.assist` has the
+                price.
+            **kwargs: Passed to `subprocess.Popen`.
+
+        Returns:
+            The process. The caller ends it.
+
+        Raises:
+            ReservationReleased: This process no longer holds the port.
+            PortUnavailable: With `activate`: a server has taken the port over already.
+            EphemportError: This machine cannot assist.
+            TypeError: `args` is not a command.
+            ValueError: `args` is not a command, or no server can bind the port (`handoff="fd"`
+                without `activate`).
+            OSError: Raised by Popen, which may raise other errors as well.
         """
         return _popen([self], args, activate, assist, kwargs)
 
     def share(self) -> str:
-        """A token with which another process of this user can `adopt()` the reservation.
+        """Make a token with which another process of this user can `adopt()` the reservation.
 
-        It works once, on this machine, and dies with the reservation. The adopter is the holder
-        from then on: this process's hold ends when the adopter has the sockets, and the number is
-        free when the adopter releases it or ends.
+        The token works once, on this machine, until the reservation is released. Then the
+        adopter holds the port: the hold of this process ends when the adopter has the sockets.
+        The port is free when the adopter releases it or ends.
+
+        Returns:
+            The token, a string for `adopt()`. Each call returns the same token.
+
+        Raises:
+            ReservationReleased: This process no longer holds the port.
+            EphemportError: This process cannot serve the token.
         """
         with importing("share a reservation"):
             from ephemport._serving.share import Offer
@@ -209,7 +289,7 @@ class Reservation(EndsWithBlock):
 
     def __repr__(self) -> str:
         if not hasattr(self, "_handoff"):
-            return object.__repr__(self)  # made no further than that: interrupted
+            return object.__repr__(self)  # interrupted while it was made
         state = _state_of(self._hold) if self.released else "held"
         return (
             f"<Reservation {self._port} host={self._host!r} protocol={self._protocol!r} "
@@ -265,23 +345,30 @@ def _has_ended(pid: int | None) -> str:
 
 
 class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
-    """Several reservations that end together. Made by `reserve_many()`."""
+    """Several reservations that end together. Made by `reserve_many()`.
+
+    Args:
+        reservations: The reservations, in order.
+
+    Raises:
+        TypeError: `reservations` has something that is not a reservation.
+    """
 
     def __init__(self, reservations: Iterable[Reservation]) -> None:
         self._reservations = tuple(_checked_reservations(reservations))
 
     @property
     def ports(self) -> list[int]:
-        """The numbers, in order."""
+        """The ports, in order."""
         return [reservation.port for reservation in self._reservations]
 
     @property
     def released(self) -> bool:
-        """Whether none of the numbers is held any longer."""
+        """Whether this process no longer holds any of the ports."""
         return all(reservation.released for reservation in self._reservations)
 
     def release(self) -> None:
-        """Let all numbers go. May be called often, and from any thread."""
+        """Let all ports go. It may be called often, and from any thread."""
         for reservation in self._reservations:
             reservation.release()
 
@@ -294,10 +381,26 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
         assist: bool = False,
         **kwargs: Any,
     ) -> "subprocess.Popen[Any]":
-        """`Reservation.popen()` with all numbers.
+        """Start one server with all ports, as `Reservation.popen()` does with one.
 
-        `{port0}`, `{host0}`, `{url0}`, `{port1}`, ... in the arguments are replaced, and `{port}`,
-        `{host}`, `{url}` by the first.
+        Args:
+            args: As for `Reservation.popen()`. `{port0}`, `{host0}`, `{url0}`, `{port1}`, ... in
+                strings are replaced. `{port}`, `{host}` and `{url}` are those of the first.
+            activate: As for `Reservation.popen()`, with a socket for each port.
+            assist: As for `Reservation.popen()`, for each port.
+            **kwargs: Passed to `subprocess.Popen`.
+
+        Returns:
+            The process. The caller ends it.
+
+        Raises:
+            ReservationReleased: This process no longer holds one of the ports.
+            PortUnavailable: With `activate`: a server has taken a port over already.
+            EphemportError: This machine cannot assist.
+            TypeError: `args` is not a command.
+            ValueError: `args` is not a command, or no server can bind a port (`handoff="fd"`
+                without `activate`).
+            OSError: Raised by Popen, which may raise other errors as well.
         """
         return _popen(self._reservations, args, activate, assist, kwargs)
 
@@ -335,20 +438,29 @@ def reserve(
     exclude: Iterable[SupportsIndex] = (),
     handoff: str = "takeover",
 ) -> Reservation:
-    """Reserve a number: assigned by the operating system and held from now on.
+    """Reserve a port. The operating system assigns it, and a socket holds it from now on.
 
-    host: where the server will bind, for URLs and `listen()`; the hold covers every address.
-    protocol: "tcp", "udp", or "both" (the same number on both).
-    port: a preferred number, or several to try in order. One number that is taken raises; of
-        several the next is tried, and behind the last it raises too, unless that is 0: any.
-    exclude: numbers never to return.
-    handoff: "takeover" lets in TCP servers that set SO_REUSEADDR or SO_REUSEPORT, as nearly all
-        do; "shadow" lets in servers that set neither, TCP or UDP; "fd" lets in nobody, and the
-        number is used through `listen()`, `popen(activate=True)` or `share()`. UDP is exclusive
-        except under "shadow".
+    Args:
+        host: The address that the server will bind, as a string, for URLs and `listen()`. The hold
+            covers every address.
+        protocol: "tcp", "udp", or "both" (the same port on both).
+        port: A preferred port, 1 to 65535, or an iterable of ports to try in order. None: any.
+            A single port that is taken is an error. Of several, the next one is tried. If all are
+            taken, that is an error too, unless the last one is 0, which means any port.
+        exclude: Ports that are never returned, an iterable of ints.
+        handoff: How the server gets the port. "takeover" lets in TCP servers that set SO_REUSEADDR
+            or SO_REUSEPORT, as nearly all do. "shadow" lets in servers that set neither, TCP or
+            UDP. "fd" lets in no server: use `listen()`, `popen(activate=True)` or `share()`. A UDP
+            port is exclusive except under "shadow".
 
-    Raises PortsExhausted when no number (or no descriptor) is left, PortUnavailable when `port` is
-    taken, TypeError and ValueError for arguments that make no sense, before anything is bound.
+    Returns:
+        The reservation. It holds the port until `release()` or the end of the process.
+
+    Raises:
+        PortsExhausted: No port, or no file descriptor, is left.
+        PortUnavailable: The ports in `port` are taken.
+        TypeError: An argument is of the wrong type. Nothing was bound.
+        ValueError: An argument makes no sense. Nothing was bound.
     """
     if (
         port is None
@@ -357,7 +469,7 @@ def reserve(
         and protocol == "tcp"
         and handoff == "takeover"
     ):
-        # The usual case: to check what need not be checked costs a tenth of a hold.
+        # The usual case. Checks that are not needed would cost a tenth of a hold.
         try:
             hold = EPHEMERAL.hold_usual()
         except OSError as error:
@@ -380,23 +492,47 @@ def reserve_many(
     exclude: Iterable[SupportsIndex] = (),
     handoff: str = "takeover",
 ) -> ReservationGroup:
-    """Reserve `count` numbers, all or nothing; in a row if `contiguous`.
+    """Reserve several ports: all of them or, after an error, none.
 
-    The other parameters are `reserve()`'s. Several preferred numbers in `port` are used up in
-    order; with `contiguous` a preferred number is the first of the row. Raises what `reserve()`
-    raises, and then holds nothing.
+    Args:
+        count: How many ports, 0 to 65535.
+        contiguous: Whether the ports are in a row: P, P+1, P+2, ...
+        host: As for `reserve()`.
+        protocol: As for `reserve()`.
+        port: As for `reserve()`. Several preferred ports are used in order. With `contiguous`, a
+            preferred port is the first of the row.
+        exclude: As for `reserve()`.
+        handoff: As for `reserve()`.
+
+    Returns:
+        The group of reservations, in order.
+
+    Raises:
+        PortsExhausted: Not enough ports, or file descriptors, are left.
+        PortUnavailable: The ports in `port` are taken.
+        TypeError: An argument is of the wrong type. Nothing was bound.
+        ValueError: An argument makes no sense. Nothing was bound.
     """
     request = Request(host, protocol, port, exclude, handoff)
     return reserve_many_from(EPHEMERAL, request, count, contiguous=contiguous)
 
 
 def adopt(token: str) -> Reservation:
-    """The reservation behind a token of `Reservation.share()`, held by this process from now on.
+    """Take a shared reservation over from another process: this process holds the port now.
 
-    token: works once, within one user and one network namespace.
-    Raises EphemportError when nobody serves the token, when its giver refuses (a wrong token,
-    another user) or hangs up, and after 10 s when it does not answer (then from a TimeoutError);
-    ValueError and TypeError for what is no token, before anything is opened.
+    Args:
+        token: What `Reservation.share()` returned, a string. It works once, within one user and
+            one network namespace.
+
+    Returns:
+        The reservation.
+
+    Raises:
+        EphemportError: Nobody serves the token. Or the process that gave it refuses (a wrong
+            token, another user), ends the connection, or does not answer within 10 seconds (the
+            cause is then a TimeoutError).
+        TypeError: `token` is not a string. Nothing was opened.
+        ValueError: `token` is not a token. Nothing was opened.
     """
     with importing("adopt a reservation"):
         from ephemport._serving import adopt as _adopt
@@ -406,14 +542,14 @@ def adopt(token: str) -> Reservation:
 
 
 def reserve_from(source: Source, request: Request) -> Reservation:
-    """`reserve()`, with the numbers of `source`."""
+    """`reserve()`, with the ports of `source`."""
     return Reservation(request.hold_one(source), request.host, request.protocol, request.handoff)
 
 
 def reserve_many_from(
     source: Source, request: Request, count: int, *, contiguous: bool = False
 ) -> ReservationGroup:
-    """`reserve_many()`, with the numbers of `source`."""
+    """`reserve_many()`, with the ports of `source`."""
     count = checked_count(count)
     in_a_row = contiguous and count > 1
     holds = request.hold_row(source, count) if in_a_row else request.hold_many(source, count)
@@ -431,7 +567,7 @@ def start_server(
     assist: bool = False,
     **kwargs: Any,
 ) -> "subprocess.Popen[Any]":
-    """`popen()` for a command that has its numbers; `names` are those of LISTEN_FDNAMES."""
+    """`popen()` for a command that has its ports already; `names` are for LISTEN_FDNAMES."""
     for reservation in reservations:
         if not HANDOFFS[reservation.handoff].servers_bind and not activate:
             raise ValueError(

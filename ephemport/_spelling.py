@@ -1,6 +1,6 @@
-"""How messages call a setting: as Python has it, or as the `ephemport` command has it.
+"""How messages name a setting: as Python spells it, or as the `ephemport` command spells it.
 
-A message is written when its error is raised, and by then it is known who reads it.
+A message is written when its error is raised. At that time it is known who reads the message.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _for_the_command = False
 
 
 class Setting:
-    """Something to set, which `str()` calls by the name that the reader of a message can use.
+    """A setting. `str()` returns the name that the reader of a message can use.
 
-    python: what it is called in Python. command: the same for the command line.
+    python: its name in Python. command: its name on the command line.
     """
 
     def __init__(self, python: str, command: str) -> None:
@@ -25,7 +25,7 @@ class Setting:
 
 @contextmanager
 def for_the_command() -> Iterator[None]:
-    """While the block runs, this process is the command, and its messages name options."""
+    """In the block this process is the command, and its messages name the command's options."""
     global _for_the_command
     before, _for_the_command = _for_the_command, True
     try:

@@ -1,4 +1,4 @@
-"""The documented table: which numbers a category has on which worker slot."""
+"""The documented table: which ports a category has on which worker slot."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ephemport._arguments import shown
 
 PORTS_PER_SLOT = 100
-# A category has 1,000 numbers; from gw10 on workers share slots and the holds keep them apart.
+# A category has 1,000 ports. From gw10 on workers share slots, and the holds keep them apart.
 SLOTS = 10
 
 
@@ -28,18 +28,27 @@ CATEGORIES: dict[str, Category] = {
 
 
 def worker_range(category: str, worker_id: str | None = None) -> range:
-    """The documented numbers of `category` for a worker: `worker_range("servers", "gw2")`.
+    """The documented ports of a category for a worker, as in `worker_range("servers", "gw2")`.
 
-    Without a `worker_id` that of this process. Raises ValueError for an unknown category.
+    Args:
+        category: "servers", "clients", "federation" or "testing".
+        worker_id: The id of an xdist worker, such as "gw0". None takes this process's.
+
+    Returns:
+        100 ports, as a range.
+
+    Raises:
+        TypeError: `worker_id` is not a string.
+        ValueError: The category is unknown.
     """
     start = category_named(category).start + worker_slot(worker_id) * PORTS_PER_SLOT
     return range(start, start + PORTS_PER_SLOT)
 
 
 def worker_slot(worker_id: str | None = None) -> int:
-    """The slot of a worker, 0 to 9: gw0 and a run without workers have the first, gw1 the second.
+    """The slot of a worker, 0 to 9: gw0 and a run without workers have slot 0, gw1 has slot 1.
 
-    An id that is not of xdist's form gets a slot of its own choosing, the same every time.
+    For an id that is not of xdist's form the slot is computed from the id.
     """
     worker = current_worker(worker_id)
     if worker == "master":
@@ -57,7 +66,7 @@ def current_worker(worker_id: str | None = None) -> str:
 
 
 def category_named(category: str) -> Category:
-    """The category of that name. Raises ValueError with the known ones."""
+    """The category of that name. Raises ValueError, which lists the known ones."""
     found = CATEGORIES.get(category) if isinstance(category, str) else None
     if found is None:
         raise ValueError(f"unknown category {shown(category)}; known are {', '.join(CATEGORIES)}")

@@ -1,4 +1,4 @@
-"""The documented layer: numbers by category and worker, and its helpers."""
+"""The documented layer: ports by category and worker, and its helpers."""
 
 from typing import TYPE_CHECKING
 

@@ -1,17 +1,17 @@
-"""The numbers that the drop-ins of this process have handed out, and what keeps them.
+"""The ports that the drop-ins of this process have returned, and the reservations that hold them.
 
-These libraries hand out bare numbers, so nobody ever says that one is done with. Each number is
-held until it is given back, the test ends whose fixture it is, or the process ends. Only the latest
-are held where a process asks for very many: a fourth of the descriptors that it may have open.
+These libraries return plain ints, so no program reports when it is done with a port. Each port is
+held until it is returned, its fixture's test ends, or the process ends. If a process asks for very
+many, only the latest are held: a fourth of the descriptors that the process may have open.
 
-TCP numbers are open to servers that set SO_REUSEADDR or SO_REUSEPORT ("takeover"), UDP numbers to
-any server on 127.0.0.1 (a shadow). Tests often bind such a number themselves, with a bare
-`socket.bind()`. A socket of this very process is therefore let in whatever it sets: `bind()` and
-`listen()` of Python's sockets are wrapped by importing this, and do for a number of ours what
-setting the option would. What stays out of a TCP number is a server in another process that
-sets neither option; EPHEMPORT_DROPIN_HANDOFF=shadow (ini `ephemport_dropin_handoff`) lets those in,
-on IPv4 addresses only, at the price of a weaker hold that a stranger's `bind(("127.0.0.1", 0))`
-may get past.
+TCP ports are open to servers that set SO_REUSEADDR or SO_REUSEPORT ("takeover"). UDP ports are open
+to any server on 127.0.0.1 (a shadow). Tests often bind such a port themselves, with a plain
+`socket.bind()`. So a socket of this process gets in, whatever it sets: importing this module wraps
+`bind()` and `listen()` of Python's sockets, and for a port of ours they do what the option would
+do. A server in another process that sets neither option does not get a TCP port.
+EPHEMPORT_DROPIN_HANDOFF=shadow (ini `ephemport_dropin_handoff`) lets such a server in, on IPv4
+addresses only. That hold is weaker: the kernel may assign the port to another program's
+`bind(("127.0.0.1", 0))`.
 """
 
 import atexit
@@ -41,14 +41,14 @@ _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 _kept: OrderedDict[tuple[int, int], Reservation] = OrderedDict()
 
-# Kept from before any test puts a mock in its place.
+# Kept here before a test puts a mock in its place.
 _Socket = socket.socket
 _plain_bind: Callable[..., None] = _Socket.bind
 _plain_listen: Callable[..., None] = _Socket.listen
 
 
 def tcp_handoff(chosen: str | None = None) -> str:
-    """How TCP servers are let in: `chosen`, else the environment's, else "takeover"."""
+    """The hand-off for TCP servers: `chosen`, else the environment's, else "takeover"."""
     asked = chosen or os.environ.get(_VARIABLE) or "takeover"
     if asked not in HANDOFFS:
         raise ValueError(
@@ -59,12 +59,12 @@ def tcp_handoff(chosen: str | None = None) -> str:
 
 
 def new_port(protocol: str, *, chosen: str | None = None, **request: Any) -> int:
-    """A number that is held from now on. `request` is what `Request` takes besides."""
+    """A port that is held from now on. `request` has the other arguments of `Request`."""
     return new_reservation(protocol, chosen=chosen, **request).port
 
 
 def new_reservation(protocol: str, *, chosen: str | None = None, **request: Any) -> Reservation:
-    """The same, for those who will let it go again."""
+    """As `new_port()`, but the reservation, for a caller that releases it."""
     handoff = "shadow" if protocol == "udp" else tcp_handoff(chosen)
     way = handoff_named(handoff)
     if protocol == "both" and way is TAKEOVER:
@@ -74,7 +74,7 @@ def new_reservation(protocol: str, *, chosen: str | None = None, **request: Any)
 
 
 def try_to_keep(port: int, protocol: str) -> bool:
-    """Hold a number that somebody else chose, if it can be had."""
+    """Hold a port that another program chose. False: it is taken."""
     with lock:
         if any((kind, port) in _kept for kind in KINDS[protocol]):
             return True
@@ -94,7 +94,7 @@ def try_to_keep(port: int, protocol: str) -> bool:
 
 
 def give_back(port: int, protocol: str = "both") -> None:
-    """Let a number go; of no effect for one that is not held."""
+    """Let a port go. A port that is not held is left alone."""
     with lock:
         for kind in KINDS[protocol]:
             reservation = _kept.get((kind, port))
@@ -103,7 +103,7 @@ def give_back(port: int, protocol: str = "both") -> None:
 
 
 def let_go(reservation: Reservation) -> None:
-    """The same for a reservation; its number may be another's by now, where very many are kept."""
+    """Release a reservation. If very many are kept, another one may have its port by now."""
     with lock:
         for kind in KINDS[reservation.protocol]:
             if _kept.get((kind, reservation.port)) is reservation:
@@ -112,14 +112,14 @@ def let_go(reservation: Reservation) -> None:
 
 
 def share(port: int) -> str:
-    """A token with which another process can adopt the number."""
+    """A token with which another process can adopt the reservation of `port`."""
     with lock:
         return _kept[socket.SOCK_STREAM, port].share()
 
 
 @contextmanager
 def held_port(protocol: str, **how: Any) -> Iterator[int]:
-    """A number that is held for the length of a `with` block."""
+    """A port that is held for the length of a `with` block."""
     reservation = new_reservation(protocol, **how)
     try:
         yield reservation.port
@@ -128,12 +128,12 @@ def held_port(protocol: str, **how: Any) -> Iterator[int]:
 
 
 def is_free(port: int, kind: int, families: tuple[int, ...] = _INTERNET) -> bool:
-    """Whether a server with SO_REUSEADDR could bind the number on every address, ours included."""
+    """Whether a server with SO_REUSEADDR could bind the port on every address, if we let it in."""
     return any_bound(port, kind, families) is not None
 
 
 def any_bound(port: int, kind: int, families: tuple[int, ...] = _INTERNET) -> int | None:
-    """Bind on every address, as portpicker does, and return the number; None if that fails."""
+    """Bind on every address, as portpicker does, and return the port; None if that fails."""
     port = port_or_any(port, "port")
     supported = False
     for family in families:
@@ -174,7 +174,7 @@ def _reservation_of(sock: socket.socket, address: Any) -> Reservation | None:
     found = _kept.get((sock.type, address[1])) if isinstance(address[1], int) else None
     if found is None or (found.released and not _is_with_parent(found)):
         return None
-    # In a forked child the parent holds it: there it is enough to set the option here.
+    # In a forked child the parent holds it, and it is enough to set the option on this socket.
     return found
 
 
@@ -190,7 +190,7 @@ def _let_in(sock: socket.socket, reservation: Reservation) -> Iterator[None]:
         stack.enter_context(reservation._hold.ajar(sock.type))
         if not before:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Off again behind it: with the option on, others could bind beside this socket.
+            # Off again afterwards: with the option on, others could bind beside this socket.
             stack.callback(sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         yield
 
@@ -221,7 +221,7 @@ def _let_all_go() -> None:
 
 
 _bind.__doc__, _listen.__doc__ = _plain_bind.__doc__, _plain_listen.__doc__
-# On import, not with the first number: `sock.bind((host, pick()))` looks bind up before it picks.
+# On import, not with the first port: `sock.bind((host, pick()))` looks bind up before it picks.
 _Socket.bind = _bind  # type: ignore[method-assign, assignment]
 _Socket.listen = _listen  # type: ignore[method-assign, assignment]
 atexit.register(_let_all_go)

@@ -1,7 +1,7 @@
 """`from ephemport.dropin.ephemeral_port_reserve import reserve`: its one function, held.
 
-The original leaves the number in TIME_WAIT, which keeps others away for 60 s and uses up a number
-of the ephemeral port range that long. Here it is held until the process ends.
+The original leaves the port in TIME_WAIT. That keeps others away for 60 s, and for that time the
+ephemeral port range has one port less. Here the port is held until the process ends.
 """
 
 import errno
@@ -15,10 +15,20 @@ LOCALHOST = "127.0.0.1"
 
 
 def reserve(ip: str = LOCALHOST, port: int | str = 0) -> int:
-    """A TCP number for a server on `ip`: `port` if nobody uses it, otherwise another.
+    """Reserve a TCP port, held until the process ends.
 
-    Raises OSError where the original does: for an address that is not this machine's, and when no
-    number is left.
+    Args:
+        ip: The address that the server will bind, a string. An empty one means every address.
+        port: The port to reserve if nobody uses it, an int or a string of digits. Otherwise, or
+            if it is 0, another port is reserved.
+
+    Returns:
+        The port.
+
+    Raises:
+        OSError: `ip` is not an address of this machine, or no port is left. The original raises
+            the same.
+        ValueError: `port` is not a string of digits.
     """
     wanted = int(port)
     try:
@@ -30,7 +40,7 @@ def reserve(ip: str = LOCALHOST, port: int | str = 0) -> int:
 
 
 def main() -> NoReturn:
-    """Print a number; it is let go when this process ends (see `ephemport reserve --for`)."""
+    """Print a port. It is free again when this process ends (see `ephemport reserve --for`)."""
     print(reserve(*sys.argv[1:]))
     sys.exit(0)
 

@@ -1,8 +1,8 @@
 """A pytest plugin: the port fixtures of pytest-asyncio, aiohttp and anyio, held.
 
 `-p ephemport.dropin.fixtures`, or `pytest_plugins = ["ephemport.dropin.fixtures"]` in the root
-conftest.py. They win over those plugins' fixtures of the same names, in whatever order the plugins
-are loaded; a suite's own conftest.py still overrides them. `_kept` says which servers get in.
+conftest.py. They override those plugins' fixtures of the same names, in any order of loading. A
+suite's own conftest.py still overrides them. `_kept` says which servers get in.
 """
 
 import socket
@@ -28,7 +28,13 @@ __all__ = (
 
 
 class FreePortFactory:
-    """anyio's, by its interface: called, it returns a number that it has never returned before."""
+    """anyio's class, with its interface: each call returns a port that it never returned before.
+
+    Args:
+        kind: socket.SOCK_STREAM (TCP) or socket.SOCK_DGRAM (UDP).
+        chosen: The hand-off for TCP servers, "takeover" or "shadow". None takes the environment's
+            EPHEMPORT_DROPIN_HANDOFF, then "takeover".
+    """
 
     def __init__(self, kind: socket.SocketKind, chosen: str | None) -> None:
         self._kind = kind
@@ -42,7 +48,17 @@ class FreePortFactory:
         return self._kind
 
     def __call__(self, family: socket.AddressFamily | None = None) -> int:
-        """A number, held on every address for TCP; `family` says where a UDP server will bind."""
+        """Reserve a port, held until the factory ends. A TCP port is held on every address.
+
+        Args:
+            family: socket.AF_INET or socket.AF_INET6: where a UDP server will bind. None: IPv4.
+
+        Returns:
+            The port.
+
+        Raises:
+            PortsExhausted: No port, or no file descriptor, is left.
+        """
         return self._new("::1" if family == socket.AF_INET6 else "127.0.0.1")
 
     def _new(self, host: str) -> int:
@@ -62,9 +78,9 @@ class FreePortFactory:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "ephemport_dropin_handoff",
-        "for which TCP servers unused_tcp_port and the like are held: takeover (those that set "
-        "SO_REUSEADDR or SO_REUSEPORT, and every socket of the test's own process) or shadow "
-        "(those that set neither as well, on IPv4 addresses; a weaker hold)",
+        "which TCP servers get the ports of unused_tcp_port and the like: takeover (servers that "
+        "set SO_REUSEADDR or SO_REUSEPORT, and every socket of the test's own process) or shadow "
+        "(also servers that set neither, on IPv4 addresses; a weaker hold)",
     )
 
 
@@ -74,8 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _kept.tcp_handoff(_chosen(config))
     except ValueError as error:
         raise pytest.UsageError(f"ephemport: {error}") from None
-    # Once more, behind all plugins: of fixtures of one name the last registered wins. Conftest
-    # files come later still.
+    # A second time, after all plugins: of fixtures with one name the last registered one wins.
+    # Conftest files come even later.
     again = types.ModuleType(f"{__name__}.again", __doc__)
     vars(again).update({name: globals()[name] for name in __all__})
     config.pluginmanager.register(again)

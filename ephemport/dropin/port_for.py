@@ -1,8 +1,8 @@
 """`import ephemport.dropin.port_for as port_for`: its functions for choosing a port, held.
 
-Its numbers are chosen as there, at random and outside of the ephemeral port range, and then held
-until the process ends. Which numbers are well known is read from this machine's /etc/services,
-where port-for has a copy of IANA's list.
+Its ports are chosen as port-for chooses them: at random, outside the ephemeral port range. Then
+they are held until the process ends. The well-known ports are read from this machine's
+/etc/services; port-for has a copy of IANA's list.
 """
 
 import random
@@ -23,15 +23,24 @@ _TRIES = 100
 
 
 class PortForException(Exception):
-    """No port can be selected, or what was asked for is no set of ports."""
+    """No port can be selected, or `ports` has an unknown format."""
 
 
 def get_port(ports: Any = None, exclude_ports: Iterable[int] | None = None) -> int | None:
-    """A port from `ports`, held from now on.
+    """Reserve a port out of `ports`, held until the process ends.
 
-    None is any; (2000, 3000) a range with both ends; {4002, 4003} either of them; a list any mix of
-    those and of numbers. A single number, "8000" or 8000, is returned as it is, neither looked at
-    nor held; -1 returns None. Raises PortForException.
+    Args:
+        ports: The ports to choose from. None: any. (2000, 3000): a range with both ends.
+            {4002, 4003}: one of a set. A list: a mix of those and of ints. A single port, "8000"
+            or 8000, is returned as it is: it is neither checked nor held. -1: no port.
+        exclude_ports: Ports that are never returned, an iterable of ints.
+
+    Returns:
+        The port, or None if `ports` is -1.
+
+    Raises:
+        PortForException: No port can be selected, or `ports` has an unknown format.
+        ValueError: `ports` is a string that is not a number.
     """
     if ports == -1:
         return None
@@ -44,16 +53,25 @@ def get_port(ports: Any = None, exclude_ports: Iterable[int] | None = None) -> i
         chosen = set(chain.from_iterable(_ports(part) for part in parts))
     except (TypeError, ValueError):
         raise PortForException(
-            f"unknown format of ports: {ports!r}; write a number, a range (4000, 5000), a set "
+            f"unknown format of ports: {ports!r}; write a port, a range (4000, 5000), a set "
             "{4000, 5000}, or a list of those"
         ) from None
     return select_random(chosen, exclude_ports)
 
 
 def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | None = None) -> int:
-    """A random port of `ports` (default: `available_ports()`) that nobody uses, held from now on.
+    """Reserve a random port that nobody uses, held until the process ends.
 
-    Raises PortForException when none of a hundred is free.
+    Args:
+        ports: The ports to choose from. None takes `available_ports()`.
+        exclude_ports: Ports that are never returned, an iterable of ints.
+
+    Returns:
+        The port.
+
+    Raises:
+        PortForException: There is no port to choose from, or 100 random ones are all taken.
+        ValueError: `ports` or `exclude_ports` has more than 65,536 items.
     """
     wanted = available_ports() if ports is None else set(at_most(ports, PORTS, "ports"))
     candidates = wanted - set(at_most(exclude_ports or (), PORTS, "exclude_ports"))
@@ -69,7 +87,11 @@ def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | 
 def is_available(port: int) -> bool:
     """Whether the port is in `available_ports()` and nobody uses it.
 
-    That this process holds it does not count.
+    Args:
+        port: The port, an int.
+
+    Returns:
+        Whether it is available. A port that only this process holds counts as available.
     """
     return port in available_ports() and _kept.is_free(port, SOCK_STREAM)
 
@@ -77,7 +99,19 @@ def is_available(port: int) -> bool:
 def available_ports(
     low: int = 1024, high: int = 65535, exclude_ranges: list[tuple[int, int]] | None = None
 ) -> set[int]:
-    """The ports from `low` to `high` that are no system ports, not ephemeral, not well known."""
+    """The ports that are not system ports, not in the ephemeral port range and not well known.
+
+    Args:
+        low: The ports begin above this one, an int.
+        high: The ports end below this one, an int.
+        exclude_ranges: Ranges of ports to leave out, each a pair of its first and its last port.
+
+    Returns:
+        The ports.
+
+    Raises:
+        ValueError: `exclude_ranges` has more than 65,536 items.
+    """
     assigned = ephemeral_range()
     beyond = range(max(low, SYSTEM_PORT_RANGE[1]) + 1, min(high, 65536))
     ranges = at_most(exclude_ranges or (), PORTS, "exclude_ranges")

@@ -1,7 +1,7 @@
-"""`import ephemport.dropin.portpicker as portpicker`: its interface, with numbers that are held.
+"""`import ephemport.dropin.portpicker as portpicker`: its interface, with ports that are held.
 
-A number is held, for TCP and UDP, from `pick_unused_port()` until `return_port()` or the end of the
-process. A portserver is asked where portpicker would ask one, and its numbers are held as well. The
+A port is held, for TCP and UDP, from `pick_unused_port()` until `return_port()` or the end of the
+process. A portserver is asked where portpicker would ask one, and its ports are held as well. The
 command line, `python -m ephemport.dropin.portpicker [PID [SECONDS]]`, is portpicker's too.
 """
 
@@ -28,7 +28,7 @@ __all__ = (
 _winapi = None
 _BOTH = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
-# portpicker's three kinds: to be handed out again, from elsewhere, and the operating system's.
+# portpicker's three kinds: ports to return again, ports from elsewhere, the operating system's.
 _free_ports: set[int] = set()
 _owned_ports: set[int] = set()
 _random_ports: set[int] = set()
@@ -39,12 +39,24 @@ class NoFreePortFoundError(Exception):
 
 
 def add_reserved_port(port: int) -> None:
-    """Have `pick_unused_port()` return a number that was acquired by other means."""
+    """Have `pick_unused_port()` return a port that was acquired by other means.
+
+    Args:
+        port: The port, an int from 1 to 65535.
+
+    Raises:
+        TypeError: `port` is not an int.
+        ValueError: `port` is no port.
+    """
     _free_ports.add(checked_port(port))
 
 
 def return_port(port: int) -> None:
-    """Let a number go. One from a portserver, or added, is handed out again later."""
+    """Let a port go. A port that a portserver gave, or that was added, is returned again later.
+
+    Args:
+        port: The port, an int.
+    """
     if port in _random_ports:
         _random_ports.remove(port)
     elif port in _owned_ports:
@@ -56,23 +68,54 @@ def return_port(port: int) -> None:
 
 
 def bind(port: int, socket_type: int, socket_proto: int) -> int | None:
-    """The number, if it can be bound with SO_REUSEADDR on all addresses (0: any); else None."""
+    """Try whether a port can be bound with SO_REUSEADDR on all addresses.
+
+    Args:
+        port: The port, an int from 1 to 65535; 0 means any.
+        socket_type: socket.SOCK_STREAM (TCP) or socket.SOCK_DGRAM (UDP).
+        socket_proto: Ignored. portpicker has this parameter.
+
+    Returns:
+        The port, or None if it cannot be bound.
+
+    Raises:
+        TypeError: `port` is not an int.
+        ValueError: `port` is no port.
+    """
     return _kept.any_bound(port, socket_type)
 
 
 def is_port_free(port: int) -> bool:
-    """Whether nobody uses the number for TCP or UDP; that this process holds it does not count."""
+    """Whether nobody uses the port for TCP or UDP.
+
+    Args:
+        port: The port, an int from 1 to 65535.
+
+    Returns:
+        Whether it is free. A port that only this process holds counts as free.
+
+    Raises:
+        TypeError: `port` is not an int.
+        ValueError: `port` is no port.
+    """
     return all(bind(port, kind, 0) is not None for kind in _BOTH)
 
 
 def pick_unused_port(pid: int | None = None, portserver_address: str | None = None) -> int:
-    """A number that nobody uses for TCP or UDP, held from now on.
+    """Reserve a port that nobody uses for TCP or UDP.
 
-    pid: whom a portserver gives it to, which takes it back when that process ends; default: this.
-    portserver_address: of a Unix socket, with a leading "@" for an abstract one; then
-        PORTSERVER_ADDRESS is asked; without either the operating system.
+    Args:
+        pid: The process that a portserver gives the port to. It takes the port back when that
+            process ends. None: this process.
+        portserver_address: The path of a Unix socket, with a leading "@" for an abstract one. If
+            None, or if it gives no port, PORTSERVER_ADDRESS is asked, then the operating system.
 
-    Raises NoFreePortFoundError.
+    Returns:
+        The port, held until `return_port()` or the end of the process.
+
+    Raises:
+        NoFreePortFoundError: No port, or no file descriptor, is left.
+        TypeError: `portserver_address` is not a string.
     """
     try:
         port = _free_ports.pop()
@@ -90,7 +133,19 @@ def pick_unused_port(pid: int | None = None, portserver_address: str | None = No
 
 
 def get_port_from_port_server(portserver_address: str | None, pid: int | None = None) -> int | None:
-    """A number from a portserver, held from now on; None when there is none to be had."""
+    """Reserve a port that a portserver gives.
+
+    Args:
+        portserver_address: The path of a Unix socket, with a leading "@" for an abstract one.
+        pid: The process that the portserver gives the port to. None: this process.
+
+    Returns:
+        The port, held until `return_port()` or the end of the process. None if the portserver
+        gives no port, does not answer, or has no address.
+
+    Raises:
+        TypeError: `portserver_address` is not a string.
+    """
     if not portserver_address:
         return None
     address = text(portserver_address, "portserver_address must be a string such as '@name'")
@@ -134,11 +189,11 @@ PickUnusedPort = pick_unused_port
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Print a number that nobody uses.
+    """Print a port that nobody uses.
 
-    If passed an argument, a portserver reserves it for the process of that id; the default is the
-    parent. A second argument is a number of seconds: for so long a process in the background holds
-    the number, where no portserver is asked. Without it the number is let go at once.
+    The first argument is a pid: a portserver reserves the port for that process. The default is the
+    parent process. The second argument is a number of seconds: a process in the background holds
+    the port for that long, if no portserver was asked. Without it the port is free again at once.
 
       #!/bin/bash
       port="$(python -m ephemport.dropin.portpicker $$ 60)"
@@ -162,7 +217,7 @@ def main(argv: list[str]) -> NoReturn:
 def _hold_for(port: int, seconds: float) -> None:
     import subprocess
 
-    # Adopted rather than inherited: a hold ends in a forked child.
+    # Adopted and not inherited: a hold ends in a forked child.
     source = (
         "import sys, time; from ephemport import adopt\n"
         "with adopt(sys.argv[1]):\n    print(flush=True); sys.stdout.close()\n"
