@@ -1,7 +1,7 @@
-"""Who has the name of a Unix socket: a path, or an abstract name. An EADDRINUSE that is no port's.
+"""Who has the name of a Unix socket, a path or an abstract name: EADDRINUSE without a port.
 
-bind() refuses a path at which any file stands, also one that an ended server left behind. Paths
-belong to the file system, and so are shared by all network namespaces; abstract names are not.
+bind() refuses a path at which there is a file, also the file of a server that has ended. Paths
+belong to the file system, so all network namespaces share them. Each has its own abstract names.
 """
 
 import os
@@ -22,7 +22,7 @@ from ephemport._looking.listeners import one_line, owner_in_words
 
 
 class Standing(Enum):
-    """What stands at the name now. OTHER_FILE: a file that is no socket."""
+    """What has the name now. OTHER_FILE: a file that is not a socket."""
 
     BOUND = auto()
     LEFT_BEHIND = auto()
@@ -31,7 +31,7 @@ class Standing(Enum):
 
 
 class UnixName(NamedTuple):
-    """A Unix socket's name, what stands there now, and who: one phrase for each socket."""
+    """The name of a Unix socket, what has it now, and who: one phrase for each socket."""
 
     name: bytes
     standing: Standing
@@ -55,19 +55,19 @@ class UnixName(NamedTuple):
             return "; ".join(self.who)
         if self.standing is Standing.LEFT_BEHIND:
             return (
-                "a socket's file, of which no process is seen here. A server that ends leaves its "
-                "file behind, and bind() refuses a path that exists"
+                "a socket file that no visible process has open. A server leaves its file behind "
+                "when it ends, and bind() refuses a path that exists"
             )
         if self.standing is Standing.OTHER_FILE:
-            return "a file that is no socket, and bind() refuses a path that exists"
-        return "by now nobody has it; who had it when the error was raised is unknown"
+            return "a file that is not a socket, and bind() refuses a path that exists"
+        return "nobody has it now; it is unknown who had it when the error was raised"
 
 
 def look_at_name(name: bytes) -> UnixName:
-    """Say who has a Unix socket's name; one that begins with a zero byte is abstract.
+    """Say who has the name of a Unix socket; an abstract name begins with a zero byte.
 
-    A relative path is looked for in this process's current directory. Raises OSError where the
-    kernel tells of no Unix sockets.
+    A relative path is relative to this process's current directory. Raises OSError where the
+    kernel lists no Unix sockets.
     """
     if name.startswith(b"\0"):
         same = [one for one in read_unix_sockets() if one.name == name]
@@ -95,10 +95,10 @@ def _sockets_of(network: Network) -> list[UnixSocket]:
 
 
 def _is_at(one: UnixSocket, name: bytes, file: os.stat_result) -> bool:
-    """Whether a socket is the one whose file stands at `name`."""
+    """Whether `file`, which is at `name`, is the file of this socket."""
     if one.file is not None and one.file == (file.st_dev, file.st_ino):
         return True
-    # The kernel and stat() disagree on the device where file systems are stacked.
+    # The kernel and stat() report different devices where file systems are stacked.
     if os.path.basename(one.name) != os.path.basename(name):
         return False
     folders = [b""]
@@ -115,7 +115,7 @@ def _who(found: list[UnixSocket], where: str) -> tuple[str, ...]:
     # Connections have the name of the socket that accepted them.
     bound = [one for one in found if one.state is not UnixState.ESTABLISHED] or found
     openers = owners({one.inode for one in bound})
-    told = []
+    phrases = []
     for one in bound:
         verb = {UnixState.LISTEN: "listens on it", UnixState.CLOSE: "is bound to it"}.get(
             one.state, "has a connection of it"
@@ -126,5 +126,5 @@ def _who(found: list[UnixSocket], where: str) -> tuple[str, ...]:
             if pids
             else "a process that may not be looked into"
         )
-        told.append(f"{who} {verb}{where}")
-    return tuple(dict.fromkeys(told))
+        phrases.append(f"{who} {verb}{where}")
+    return tuple(dict.fromkeys(phrases))

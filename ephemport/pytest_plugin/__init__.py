@@ -38,9 +38,12 @@ __all__ = [
 
 _ALLOCATOR = "ephemport._allocator"
 LEAKS = ("warn", "error", "ignore")
-# Those of the documented checklist. Registered unasked they would hide typos of other suites' own
-# markers under --strict-markers.
-_MARKERS = ("slow: takes long", "integration: needs more than the code under test")
+# The markers of the documented checklist. They are not registered by default, because that would
+# hide a suite's misspelled markers from --strict-markers.
+_MARKERS = (
+    "slow: the test takes long",
+    "integration: the test needs more than the code under test",
+)
 
 pytest_plugins = [
     "ephemport.pytest_plugin.failure_report",
@@ -50,21 +53,22 @@ pytest_plugins = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     known = f"one of {', '.join(modes())}, or portserver:ADDRESS"
-    group = parser.getgroup("ephemport", "ports that are held until their servers have them")
+    group = parser.getgroup("ephemport", "ports that are held for the servers of tests")
     group.addoption(
         "--ephemport-mode",
         metavar="MODE",
-        help=f"where port numbers come from: {known} (default: ephemeral)",
+        help=f"where ports come from: {known} (default: ephemeral)",
     )
-    parser.addini("ephemport_mode", f"where port numbers come from: {known}")
+    parser.addini("ephemport_mode", f"where ports come from: {known}")
     parser.addini(
         "ephemport_leaks",
-        "what to do when a test's number still has a listener at teardown: warn, error or ignore",
+        "what to do when a server still listens on a test's port at teardown: warn, error or "
+        "ignore",
         default="warn",
     )
     parser.addini(
         "ephemport_markers",
-        "register the markers of the documented checklist, slow and integration",
+        "register the markers slow and integration of the documented checklist",
         type="bool",
         default=False,
     )
@@ -83,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for_this_run = ExitStack()
     for_this_run.callback(choose_mode, choose_mode(_chosen_mode(config)))
     if _ALLOCATOR in sys.modules:
-        # A run inside of another (pytester) leaves the other's numbers alone.
+        # A run inside another run (pytester) does not touch the ports of the outer one.
         from ephemport._allocator import default_allocator
 
         for_this_run.enter_context(default_allocator())
@@ -94,10 +98,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let `ephemport ls` see which test this process runs."""
+    """Show `ephemport ls` which test this process runs."""
     mark = sys.modules.get("ephemport._looking.mark")
     if mark is None:
-        # Nothing here can hold a number yet.
+        # Nothing in this process can hold a port so far.
         return (yield)
     mark.show_test(item.nodeid)
     try:
@@ -107,7 +111,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Show in an id the number that was written down: the workers have to agree on the ids."""
+    """Show in a test id the port as it is written in the code: all workers need the same ids."""
     loaded = sys.modules.get("ephemport._port_map")
     return None if loaded is None else loaded.port_map.as_written(val)
 
@@ -126,21 +130,21 @@ def pytest_report_header(config: pytest.Config) -> str:
     if mode == "fixed":
         worker = "gw0" if workers else None
         ranges = {name: worker_range(name, worker) for name in CATEGORIES}
-        numbers = ", ".join(f"{name} {r.start}-{r.stop - 1}" for name, r in ranges.items())
-        numbers = f"in the first: {numbers}" if workers else numbers
+        ports = ", ".join(f"{name} {r.start}-{r.stop - 1}" for name, r in ranges.items())
+        ports = f"in the first: {ports}" if workers else ports
     elif mode == "ephemeral":
         assigned = ephemeral_range()
-        numbers = f"range {assigned.start}-{assigned.stop - 1}"
+        ports = f"range {assigned.start}-{assigned.stop - 1}"
     else:
-        numbers = "range of the portserver"
-    return f"ephemport: mode {mode}, {where}, {numbers}"
+        ports = "range of the portserver"
+    return f"ephemport: mode {mode}, {where}, {ports}"
 
 
 def _workers(config: pytest.Config) -> int:
-    """How many workers xdist starts: none without it."""
+    """Return how many workers xdist starts; 0 without xdist."""
     if config.getoption("dist", default="no") == "no":
         return 0
-    # --tx 4*popen --tx ssh=host: xdist's own way of counting (xdist.workermanage).
+    # --tx 4*popen --tx ssh=host: counted as xdist counts (xdist.workermanage).
     counts = [spec.partition("*")[0] for spec in config.getoption("tx", default=None) or ()]
     return sum(int(count) if count.isdecimal() else 1 for count in counts)
 

@@ -1,4 +1,4 @@
-"""What a failed test leaves to look at: exceptions, their frames, what was printed."""
+"""What a failed test leaves as evidence: exceptions, their frames, and its output."""
 
 import errno
 import os
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What the common servers, in any language, say of EADDRINUSE.
+# How common servers, in any language, report EADDRINUSE.
 _IN_USE = re.compile(
     r"address already in use|EADDRINUSE|address in use|port \d+ is (?:already )?in use"
     r"|only one usage of each socket address|errno:? 98\b|BindException|already in use by",
     re.IGNORECASE,
 )
-# Where a line of theirs has the port: ('127.0.0.1', 9001), 127.0.0.1:9001, [::]:9001, port 9001.
+# How such a line names the port: ('127.0.0.1', 9001), 127.0.0.1:9001, [::]:9001, port 9001.
 _PORT = re.compile(
     r"(?:'[^']*', ?|(?:\d+\.\d+\.\d+\.\d+|\blocalhost|\]|::|\*|\s):|\bport[ =:]+)"
     r"(\d{2,5})\b(?![.\d])",
@@ -32,12 +32,12 @@ _PATH = re.compile(r"/[^\s'\"():,;]+")
 
 
 def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
-    """`isinstance()` that never runs code of the value's: a proxy's __class__ may be a property."""
+    """`isinstance()` that runs no code of the value: the __class__ of a proxy may be a property."""
     return issubclass(type(value), kind)
 
 
 def attributes_of(value: object) -> dict[str, object]:
-    """What an object keeps of its own, without running any code of its."""
+    """Return the object's own attributes, and run no code of the object."""
     try:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -46,17 +46,17 @@ def attributes_of(value: object) -> dict[str, object]:
 
 
 def lines_on_addresses_in_use(captured: str) -> list[str]:
-    """The lines of a test's output that say of an address, whichever, that it is in use."""
+    """Return the lines of a test's output that say that some address is in use."""
     return [line for line in captured.splitlines() if _IN_USE.search(line)]
 
 
 def is_address_in_use(raised: BaseException) -> bool:
-    """Whether it is the kernel's EADDRINUSE."""
+    """Whether the exception is the kernel's EADDRINUSE."""
     return isinstance(raised, OSError) and raised.errno == errno.EADDRINUSE
 
 
 def chain_of(raised: BaseException | None) -> Iterator[BaseException]:
-    """The exception, its causes and contexts, and the members of groups."""
+    """Yield the exception, its causes and contexts, and the members of groups."""
     waiting, seen = [raised], set()
     while waiting:
         one = waiting.pop(0)
@@ -69,28 +69,28 @@ def chain_of(raised: BaseException | None) -> Iterator[BaseException]:
 
 
 def frames_of(trace: TracebackType | None) -> Iterator[dict[str, Any]]:
-    """The names of each frame that an exception came through, the outermost first."""
+    """Yield the local variables of each frame that an exception passed, the outermost first."""
     while trace is not None:
         yield trace.tb_frame.f_locals
         trace = trace.tb_next
 
 
 def ports_in_text(lines: Iterable[str]) -> Iterator[int]:
-    """What stands in these lines where the port of an address stands."""
+    """Yield the ports in these lines that are written as part of an address."""
     for line in lines:
         for digits in _PORT.findall(line):
             yield from _port(int(digits))
 
 
 def numbers_in_text(lines: Iterable[str]) -> Iterator[int]:
-    """Whatever could be a port in these lines, wherever it stands."""
+    """Yield every number in these lines that could be a port."""
     for line in lines:
         for digits in _NUMBER.findall(_ERROR_NUMBER.sub("", line)):
             yield from _port(int(digits))
 
 
 def unix_sockets_in_text(lines: Iterable[str]) -> Iterator[bytes]:
-    """The paths in these lines at which there is a Unix socket."""
+    """Yield the paths in these lines at which there is a Unix socket."""
     for line in lines:
         for path in _PATH.findall(line):
             try:
@@ -101,7 +101,7 @@ def unix_sockets_in_text(lines: Iterable[str]) -> Iterator[bytes]:
 
 
 def ports_in_frames(chain: Iterable[BaseException]) -> Iterator[int]:
-    """What is called a port, or looks like an address, where an EADDRINUSE came through."""
+    """Yield what is named a port, or looks like an address, in the frames of an EADDRINUSE."""
     for raised in chain:
         if is_address_in_use(raised):
             for frame in reversed(list(frames_of(raised.__traceback__))):
@@ -112,7 +112,7 @@ def ports_in_frames(chain: Iterable[BaseException]) -> Iterator[int]:
 def numbers_in_frames(
     chain: Iterable[BaseException], arguments: Mapping[str, object]
 ) -> Iterator[int]:
-    """Whatever could be a port in the test's arguments and in the frames, under any name."""
+    """Yield every int in the test's arguments and in the frames that could be a port."""
     for names in (arguments, *(frame for one in chain for frame in frames_of(one.__traceback__))):
         for value in names.values():
             yield from _port(value)
@@ -121,7 +121,7 @@ def numbers_in_frames(
 def reservations_in_frames(
     chain: Iterable[BaseException], arguments: Mapping[str, object]
 ) -> "Iterator[Reservation]":
-    """The reservations that the test has, also those that are released by now."""
+    """Yield the reservations that the test has, also the released ones."""
     if "ephemport._reservation" not in sys.modules:
         return
     from ephemport._reservation import Reservation, ReservationGroup
@@ -144,7 +144,7 @@ def _ports_in_value(name: str, value: object) -> Iterator[int]:
     elif is_a(value, tuple) and len(value) in (2, 4) and is_a(value[0], str):
         yield from _port(value[1])
     elif name == "self":
-        # socketserver, http.server and their like keep what they bind.
+        # Servers such as those of socketserver and http.server keep the address that they bind.
         for attribute in ("server_address", "address", "port", "_port"):
             yield from _ports_in_value("port", attributes_of(value).get(attribute))
 

@@ -1,7 +1,7 @@
-"""What a bind() tried that failed: read from the frame that it failed in, never by running code.
+"""What a failed bind() had tried, read from its frame. No code of the test runs.
 
-Python's own error names no address. The frame knows which expression was being evaluated, and has
-the values of its parts as they are by now.
+Python's own error names no address. The frame knows which expression was being evaluated, and it
+has the values of the expression's parts as they are now.
 """
 
 import ast
@@ -21,11 +21,12 @@ _PROTOCOLS = {int(socket.SOCK_STREAM): "tcp", int(socket.SOCK_DGRAM): "udp"}
 
 
 class FailedBind(NamedTuple):
-    """What was tried. None: unknown.
+    """What was tried. None means unknown.
 
-    port: 0 where the kernel was to choose. name: a Unix socket's, as `socket.bind()` takes it,
-    abstract with a zero byte first. unix: the socket or the address is a Unix one. protocol: "tcp"
-    or "udp". options: SO_REUSEADDR and SO_REUSEPORT, while the socket is still open.
+    port: the port, 0 where the kernel was asked to choose. name: the name of a Unix socket, as
+    `socket.bind()` takes it; an abstract one begins with a zero byte. unix: whether the socket or
+    the address is a Unix one. protocol: "tcp" or "udp". options: whether SO_REUSEADDR and
+    SO_REUSEPORT are set; None if the socket is closed.
     """
 
     port: int | None = None
@@ -36,7 +37,7 @@ class FailedBind(NamedTuple):
 
 
 def failed_bind(error: BaseException) -> FailedBind | None:
-    """The bind() that raised this very error, or the listen() after it; None: something else."""
+    """Return the bind(), or the listen() after it, that raised this error; None: another call."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -88,7 +89,7 @@ def _options(sock: socket.SocketType) -> tuple[bool, bool] | None:
 
 
 def _call_at(trace: TracebackType) -> ast.expr | None:
-    """The expression that the frame was evaluating; None where its source is not to be had."""
+    """Return the expression that the frame was evaluating; None where it has no source."""
     code = trace.tb_frame.f_code
     positions: Iterable[tuple[int | None, ...]] = islice(
         code.co_positions(), trace.tb_lasti // 2, None
@@ -106,13 +107,13 @@ def _call_at(trace: TracebackType) -> ast.expr | None:
     try:
         return ast.parse(b"(" + b"".join(raw) + b")", mode="eval").body
     except (SyntaxError, ValueError):
-        return None  # the file was changed since
+        return None  # The file has changed meanwhile.
 
 
 def value_of(node: ast.expr, names: Mapping[str, object]) -> object:
-    """The value of an expression made of names, attributes and constants; else UNKNOWN.
+    """Return the value of an expression of names, attributes and constants; else UNKNOWN.
 
-    Runs nothing of the test's: no property, no method, no __getattr__.
+    No code of the test runs: no property, no method, no __getattr__.
     """
     if isinstance(node, ast.Constant):
         return node.value

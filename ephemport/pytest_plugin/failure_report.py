@@ -1,8 +1,7 @@
-"""The failure report: when a test fails for want of an address, who has it and what helps.
+"""The failure report: when a test fails because an address is in use, who has it and what helps.
 
-It is made of what our errors carry, of what the kernel says of the port, the Unix name and the
-socket that is in the frame, and of the reservations that the test has. What of it is unknown is
-called unknown.
+Its facts come from our errors, from the kernel (about the port, the Unix name and the socket in the
+frame), and from the reservations of the test. A fact that is unknown is called unknown.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -40,10 +39,10 @@ _MOST_LOOKS = 20
 
 _ISOLATE = "  isolate   pytest -n N --ephemport-isolate: each worker has a loopback of its own"
 _MIGRATE = (
-    "  migrate   where the code has the port written down: a fixture (server_port, reserve_port, "
-    "...), by hand or by 'ephemport migrate --write'"
+    "  migrate   where the port is written in the code: use a fixture (server_port, reserve_port, "
+    "...), by hand or with 'ephemport migrate --write'"
 )
-_RESERVE = "  reserve   where something picked the port: ephemport.reserve() in place of it"
+_RESERVE = "  reserve   where the code picks a free port: call ephemport.reserve() instead"
 _SET_IT = (
     "In Python that is setsockopt(SOL_SOCKET, SO_REUSEADDR, 1) before bind(), or, in socketserver "
     "and http.server, allow_reuse_address = True."
@@ -51,7 +50,10 @@ _SET_IT = (
 
 
 class Evidence(NamedTuple):
-    """What is known of a failure. said: lines of the captured output. isolation: is asked for."""
+    """What is known of a failure.
+
+    said: lines of the captured output. isolation: whether `--ephemport-isolate` is in force.
+    """
 
     chain: Sequence[BaseException]
     said: Sequence[str]
@@ -63,7 +65,7 @@ class Evidence(NamedTuple):
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add a section to the report of a test that failed for want of a port or a Unix name."""
+    """Add a section to the report of a test that failed because an address is in use."""
     report = yield
     if report.failed and call.excinfo is not None:
         captured = "\n".join(text for _, text in report.sections)
@@ -76,8 +78,8 @@ def pytest_runtest_makereport(
         try:
             section = _section(evidence)
         except Exception as error:
-            # The frames hold anybody's objects, and a failed test must stay a failed test.
-            section = f"who has the address is unknown: the report cannot be made ({error!r})"
+            # The frames have objects of any kind, and a failed test must stay a failed test.
+            section = f"it is unknown who has the address: this report failed ({error!r})"
         if section:
             report.sections.append(("ephemport: who has the port", section))
     return report
@@ -93,12 +95,12 @@ def _section(evidence: Evidence) -> str | None:
     try:
         return _of_an_address_in_use(refused, evidence)
     except OSError as error:
-        return f"who has the address is unknown: the kernel does not say ({error})"
+        return f"it is unknown who has the address: the kernel does not answer ({error})"
 
 
 def _of_our_error(error: EphemportError, port: int, evidence: Evidence) -> str:
-    told = "unknown" if error.diagnosis is None else str(error.diagnosis)
-    section = f"port {port}, when the error was raised: {told}"
+    who = "unknown" if error.diagnosis is None else str(error.diagnosis)
+    section = f"port {port}, when the error was raised: {who}"
     if isinstance(error, PortUnavailable):
         found = error.diagnosis.found if error.diagnosis is not None else ()
         ways = _ways([one.pid for one in found], evidence, reserved=True)
@@ -108,8 +110,8 @@ def _of_our_error(error: EphemportError, port: int, evidence: Evidence) -> str:
         from ephemport._serving.hints import hint
 
         condition = "The captured output says that an address is in use. If that is this port"
-        told = hint(condition, error.diagnosis, PARTS[error.protocol or "both"], None)
-        return f"{section}\n\n{told}" if told else section
+        advice = hint(condition, error.diagnosis, PARTS[error.protocol or "both"], None)
+        return f"{section}\n\n{advice}" if advice else section
     return section
 
 
@@ -124,11 +126,11 @@ def _of_an_address_in_use(refused: Sequence[BaseException], evidence: Evidence) 
     text = [*evidence.said, *(line for one in evidence.chain for line in str(one).splitlines())]
     for name in unix_sockets_in_text(evidence.said):
         return _of_unix_name(name, evidence)
-    told = _who_has(ports_in_text(text), tried, "", evidence)
-    told = told or _who_has(
+    answer = _who_has(ports_in_text(text), tried, "", evidence)
+    answer = answer or _who_has(
         ports_in_frames(refused), tried, ", in the frames of the error", evidence
     )
-    if not told:
+    if not answer:
         likely = {*ports_in_text(text), *ports_in_frames(refused)}
         for kept in reservations_in_frames(evidence.chain, evidence.arguments):
             if kept.port in likely:
@@ -139,12 +141,12 @@ def _of_an_address_in_use(refused: Sequence[BaseException], evidence: Evidence) 
         *numbers_in_text(text),
         *numbers_in_frames(evidence.chain, evidence.arguments),
     )
-    told = told or _who_has(
-        numbers, tried, ", a number of the test's; whether it is the one is unknown", evidence
+    answer = answer or _who_has(
+        numbers, tried, ", a number in the test; the error may be about another port", evidence
     )
-    if told:
-        return told
-    unknown = "which address was in use is unknown: nothing says it"
+    if answer:
+        return answer
+    unknown = "it is unknown which address was in use: nothing names it"
     reserved = list(dict.fromkeys(reservations_in_frames(evidence.chain, evidence.arguments)))
     if reserved:
         return "\n".join([f"{unknown}.", *map(_if_it_was, reserved[:_MOST_PORTS])])
@@ -163,7 +165,7 @@ def _if_it_was(kept: "Reservation") -> str:
 
 
 def _who_has(ports: Iterable[int], tried: FailedBind | None, where: str, evidence: Evidence) -> str:
-    """What is told of those of `ports` that somebody has; "" where nobody has one."""
+    """Say who has those of `ports` that somebody has; "" where nobody has one."""
     from ephemport._looking.diagnosis import diagnose
 
     protocol = tried.protocol if tried is not None and tried.protocol else "both"
@@ -190,7 +192,7 @@ def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
         if kept.port == port and protocol in ("both", *PARTS[kept.protocol]):
             return _of_released(kept, tried)
     return (
-        f"port {port}: by now nobody has it; who had it when the error was raised is unknown"
+        f"port {port}: nobody has it now; it is unknown who had it when the error was raised"
         f"{_ways([], evidence)}"
     )
 
@@ -198,12 +200,12 @@ def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
 def _of_any_port(protocol: str) -> str:
     from ephemport._kernel.port_range import ephemeral_range, ports_in_use
 
-    numbers = ephemeral_range()
-    used = len(ports_in_use(protocol) & set(numbers))
+    ports = ephemeral_range()
+    used = len(ports_in_use(protocol) & set(ports))
     return (
-        "any port was asked for (port 0), and the kernel had none to give. By now "
-        f"{used:,} of the {len(numbers):,} ports of the ephemeral port range {numbers.start}-"
-        f"{numbers.stop - 1} are in use ({protocol}); 'ephemport ls --all' lists who holds and who "
+        "the bind asked for any port (port 0), and the kernel found none. Now "
+        f"{used:,} of the {len(ports):,} ports of the ephemeral port range {ports.start}-"
+        f"{ports.stop - 1} are in use ({protocol}); 'ephemport ls --all' lists who holds and who "
         "listens"
     )
 
@@ -215,8 +217,8 @@ def _of_released(kept: "Reservation", tried: FailedBind | None) -> str:
     protocols = [tried.protocol] if tried is not None and tried.protocol else PARTS[kept.protocol]
     kinds = HANDOFFS[kept.handoff].kinds
     return (
-        f"port {kept.port} was reserved by this very test (protocol {kept.protocol!r}, handoff "
-        f"{kept.handoff!r}), and is released by now: nobody has it.\n\n"
+        f"this test had reserved port {kept.port} (protocol {kept.protocol!r}, handoff "
+        f"{kept.handoff!r}) and has released it: nobody has it now.\n\n"
         f"{_what_was_set(tried)}\nWhile it was held, "
         f"{_conditions({one: kinds[one] for one in protocols})}"
     )
@@ -234,8 +236,8 @@ def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evid
         return _ways(pids, evidence)
     if any(one.state in (LISTENS, RECEIVES) for one in diagnosis.found):
         return (
-            "\n\nThis process has reserved the port, and a server has it already: the hold is not "
-            "what is in the way of a second one."
+            "\n\nThis process has reserved the port, and a server already has it. A second server "
+            "meets the first one, not the hold."
         )
     text = f"\n\n{_what_was_set(tried)}\nThis process has reserved the port: {_conditions(kinds)}"
     if (
@@ -244,7 +246,7 @@ def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evid
         and any(tried.options)
         and "open" in kinds.values()
     ):
-        text += "\nSo it was not the hold that refused this socket. What did is unknown."
+        text += "\nSo the hold did not refuse this socket. It is unknown what did."
     return text
 
 
@@ -265,13 +267,13 @@ def _conditions(kinds: Mapping[str, object]) -> str:
 
 def _what_was_set(tried: FailedBind | None) -> str:
     if tried is None:
-        return "What the server's socket had set is unknown."
+        return "The options of the server's socket are unknown."
     if tried.options is None:
-        return "What the socket that tried to bind it had set is unknown: it is closed by now."
+        return "The options of the socket that tried to bind are unknown: it is closed now."
     said = {True: "set", False: "not set"}
     address, port = tried.options
     return (
-        f"The socket that tried to bind it has SO_REUSEADDR {said[address]} and SO_REUSEPORT "
+        f"The socket that tried to bind has SO_REUSEADDR {said[address]} and SO_REUSEPORT "
         f"{said[port]}."
     )
 
@@ -281,30 +283,30 @@ def _of_unix_name(name: bytes | None, evidence: Evidence) -> str:
 
     if name is None:
         return (
-            "the address is a Unix socket's, no port; which one is unknown.\n\n"
-            "What helps against a path that exists: a folder of the test's own (tmp_path)"
+            "the address is the name of a Unix socket, not a port; it is unknown which name.\n\n"
+            "If it is a path that exists already, a folder of the test's own helps (tmp_path)"
         )
     found = look_at_name(name)
     if found.is_abstract:
-        own = "  a name of its own   with the process's id in it: f'\\0name-{os.getpid()}'"
-        isolate = "" if evidence.isolation else f"\n{_ISOLATE}, abstract names too"
-        return f"{found}\n\nIt is no port. What helps:\n{own}{isolate}"
+        own = "  own name  with the process id in it: f'\\0name-{os.getpid()}'"
+        isolate = "" if evidence.isolation else f"\n{_ISOLATE}, and abstract names of its own"
+        return f"{found}\n\nIt is not a port. What helps:\n{own}{isolate}"
     ways = (
         "  a private folder   tmp_path / 'name' (pytest's fixture), or tempfile's "
-        "TemporaryDirectory(): a Unix path has 107 bytes at most"
+        "TemporaryDirectory(); a Unix path has at most 107 bytes"
     )
     if found.standing is Standing.LEFT_BEHIND:
-        ways += "\n  removing it        os.unlink() before bind(), where no server can be using it"
+        ways += "\n  remove the file    os.unlink() before bind(), if no server can be using it"
     return (
-        f"{found}\n\nIt is a path, no port: networks of their own do not separate it, folders do. "
+        f"{found}\n\nIt is a path, not a port: isolation does not separate paths, folders do. "
         f"What helps:\n{ways}"
     )
 
 
 def _ways(pids: Sequence[int | None], evidence: Evidence, *, reserved: bool = False) -> str:
-    """What prevents such a failure, of what is not in force already.
+    """Say what prevents such a failure, without what is in force already.
 
-    pids: who has the port. reserved: reserve() itself asked for it.
+    pids: who has the port. reserved: whether reserve() itself asked for it.
     """
     import os
 

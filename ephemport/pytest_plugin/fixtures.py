@@ -1,4 +1,4 @@
-"""The fixtures. Each holds its numbers until teardown, and there looks for servers left behind."""
+"""The fixtures. Each holds its ports until teardown, and then looks for servers left behind."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,63 +14,63 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def port_allocator(request: pytest.FixtureRequest) -> "Iterator[PortAllocator]":
-    """The process's PortAllocator; what the test took and did not give back is released for it."""
+    """A PortAllocator that releases the test's ports at teardown."""
     with _own_allocator(request) as allocator:
         yield allocator
 
 
 @pytest.fixture
 def test_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A held number of the category "testing"."""
+    """A held port of the category "testing"."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port("testing")
 
 
 @pytest.fixture
 def server_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A held number of the category "servers"."""
+    """A held port of the category "servers"."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port("servers")
 
 
 @pytest.fixture
 def client_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A held number of the category "clients"."""
+    """A held port of the category "clients"."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port("clients")
 
 
 @pytest.fixture
 def federation_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A held number of the category "federation"."""
+    """A held port of the category "federation"."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port("federation")
 
 
 @pytest.fixture
 def port_pair(request: pytest.FixtureRequest) -> Iterator[list[int]]:
-    """Two held numbers of the category "testing"."""
+    """Two held ports of the category "testing", as a list."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port_range(2, "testing")
 
 
 @pytest.fixture
 def server_cluster_ports(request: pytest.FixtureRequest) -> Iterator[list[int]]:
-    """Four held numbers of the category "servers"."""
+    """Four held ports of the category "servers", as a list."""
     with _own_allocator(request) as allocator:
         yield allocator.allocate_port_range(4, "servers")
 
 
 @pytest.fixture
 def reservation(request: pytest.FixtureRequest) -> "Iterator[Reservation]":
-    """A Reservation, from the mode's source (category "testing")."""
+    """A Reservation of a port of the category "testing"."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)()
 
 
 @pytest.fixture
 def reserve_port(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Reservation]]":
-    """A factory of Reservations that takes `reserve()`'s arguments; released with the test."""
+    """A function with the arguments of `reserve()`; its Reservations are released at teardown."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)
 
@@ -79,14 +79,14 @@ def reserve_port(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Rese
 def session_reserve_port(
     request: pytest.FixtureRequest,
 ) -> "Iterator[Callable[..., Reservation]]":
-    """`reserve_port` for fixtures of wider scope; released with the session (of this worker)."""
+    """`reserve_port` for fixtures of wider scope; released when the worker's session ends."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)
 
 
 @pytest.fixture(scope="session")
 def port_map() -> "PortMap":
-    """`ephemport.port_map`: a held number of this worker for each that was once written down."""
+    """`ephemport.port_map`: gives this worker a held port for each port written in the code."""
     import ephemport
 
     return ephemport.port_map
@@ -94,7 +94,7 @@ def port_map() -> "PortMap":
 
 @contextmanager
 def _own_allocator(request: pytest.FixtureRequest) -> "Iterator[NestedAllocator]":
-    # Imported with the first port that is asked for: until then the plugin costs next to nothing.
+    # Imported when a test asks for the first port: until then the plugin costs nearly nothing.
     from ephemport._allocator import get_port_allocator
     from ephemport.pytest_plugin.leaks import report_leaks
 

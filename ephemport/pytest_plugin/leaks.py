@@ -1,4 +1,4 @@
-"""Servers that outlive their test: looked for at teardown, while the number is still held."""
+"""Servers that outlive their test. Teardown looks for them while the port is still held."""
 
 import warnings
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from ephemport._reservation import Reservation
 
 
 def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureRequest) -> None:
-    """Warn of, or fail for, each held number that still has a listener (ini `ephemport_leaks`)."""
+    """Warn, or fail the test, if a held port still has a listener (ini `ephemport_leaks`)."""
     policy = request.config.getini("ephemport_leaks")
     if policy == "ignore":
         return
@@ -25,7 +25,7 @@ def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureReq
         return
     message = (
         f"a server outlives {request.node.nodeid or 'the session'}: {'; '.join(leaks)}. Stop it "
-        f"in the teardown of what started it ({request.fixturename} lets the number go now)"
+        f"in the teardown of what started it ({request.fixturename} releases the port now)"
     )
     if policy == "error":
         pytest.fail(message, pytrace=False)
@@ -34,9 +34,9 @@ def report_leaks(reservations: Iterable[Reservation], request: pytest.FixtureReq
 
 
 def _place(node: pytest.Item | pytest.Collector) -> tuple[str, int, str | None]:
-    """Where a test stands: file, line, module. Filters and the summary of warnings go by it."""
+    """Return a test's file, line and module: warning filters and the summary of warnings use it."""
     if not isinstance(node, pytest.Item):
-        # A fixture of a wider scope: there is no one test.
+        # A fixture of a wider scope belongs to no single test.
         return __file__, 1, __name__
     module = node.getparent(pytest.Module)
     line = (node.location[1] or 0) + 1

@@ -6,7 +6,7 @@ import pytest
 
 from tests.plugin.conftest import Suite
 
-# A server in a process of its own, which says when it listens and ends when told to.
+# A server in a process of its own, which says when it listens and ends when said to.
 LEAKY = """
 import pytest, subprocess, sys
 
@@ -45,14 +45,14 @@ def leak(output: str) -> str:
     """What was said of the one leak, checked for what it has to name."""
     pid = re.findall(r"started (\d+)", output)[0]
     port = re.findall(r"^on (\d+)$", output, re.M)[0]
-    told = re.findall(r"a server outlives .* the number go now\)", output)
-    assert len(set(told)) == 1, output
-    assert "test_it.py::test_leaks" in told[0]
-    assert f"pid {pid} (" in told[0]
-    assert "a-marker" in told[0]
-    assert f"listens on 127.0.0.1:{port} (tcp)" in told[0]
-    assert "server_port" in told[0]
-    return str(told[0])
+    said = re.findall(r"a server outlives .* releases the port now\)", output)
+    assert len(set(said)) == 1, output
+    assert "test_it.py::test_leaks" in said[0]
+    assert f"pid {pid} (" in said[0]
+    assert "a-marker" in said[0]
+    assert f"listens on 127.0.0.1:{port} (tcp)" in said[0]
+    assert "server_port" in said[0]
+    return str(said[0])
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,6 @@ def test_each_fixture_looks(suite: Suite) -> None:
     )
     run = suite.run()
     assert run.outcomes == {"passed": 7, "error": 6}, run.output
-    told = set(re.findall(r"a server outlives (.*): this process", run.output))
+    said = set(re.findall(r"a server outlives (.*): this process", run.output))
     names = ("reservation", "reserve_port", "udp", "port_allocator", "port_pair")
-    assert told == {"the session", *(f"test_it.py::test_{name}" for name in names)}
+    assert said == {"the session", *(f"test_it.py::test_{name}" for name in names)}

@@ -46,7 +46,7 @@ def test_a_path_is_named_and_who_listens_on_it(suite: Suite, bind: str) -> None:
     )
     assert "/localhost: this process (pid " in section
     assert "listens on it" in section
-    assert "It is a path, no port" in section
+    assert "It is a path, not a port" in section
     assert "tmp_path / 'name'" in section
     for nothing in ("--ephemport-isolate", "migrate", "reserve", "moment", "os.unlink"):
         assert nothing not in section
@@ -59,7 +59,7 @@ def test_isolation_changes_nothing_of_that(suite: Suite) -> None:
 """
     section = report_of(suite, body, "--ephemport-isolate")
     assert "listens on it" in section
-    assert "networks of their own do not separate it" in section
+    assert "isolation does not separate paths" in section
     assert "--ephemport-isolate" not in section
 
 
@@ -71,7 +71,7 @@ def test_a_file_left_behind(suite: Suite) -> None:
     with unix() as sock: sock.bind('left')
 """,
     )
-    assert "/left: a socket's file, of which no process is seen here" in section
+    assert "/left: a socket file that no visible process has open" in section
     assert "os.unlink() before bind()" in section
 
 
@@ -85,7 +85,7 @@ def test_a_file_left_behind(suite: Suite) -> None:
 )
 def test_a_file_that_is_no_socket(suite: Suite, bind: str) -> None:
     section = report_of(suite, f"    (tmp_path / 'plain').write_text('')\n    {bind}\n")
-    assert "/plain: a file that is no socket" in section
+    assert "/plain: a file that is not a socket" in section
     assert "os.unlink" not in section
 
 
@@ -111,7 +111,7 @@ def test_a_name_that_the_frame_does_not_have(suite: Suite) -> None:
     with unix() as sock: sock.bind(''.join(['local', 'host']))
 """,
     )
-    assert "a Unix socket's, no port; which one is unknown" in section
+    assert "the name of a Unix socket, not a port; it is unknown which name" in section
 
 
 def test_a_socket_of_another_network(in_namespace: InNamespace) -> None:
