@@ -1,6 +1,6 @@
 """What comes along into a new network: the machine's addresses, and its settings for ports.
 
-Both are read in the old network and return the function that repeats them in the new one.
+Each function reads them in the old network, and returns a function that sets them in the new one.
 """
 
 import re
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# A new network has the kernel's defaults, and what a suite may bind depends on these. Written in
-# this order: the range may not reach below the unprivileged numbers.
+# A new network has the kernel's defaults, and these settings decide what a suite may bind. They are
+# written in this order: the range may not reach below the unprivileged ports.
 _SETTINGS = (
     "core/somaxconn",
     "ipv4/ip_unprivileged_port_start",
@@ -26,12 +26,12 @@ _LINK_LOCAL = "20"
 
 
 def settings_of_this_network() -> Callable[[], None]:
-    """Read the settings for ports; what is returned makes them again in another network."""
+    """Read the settings for ports; return a function that makes them in another network."""
     values = {name: value for name in _SETTINGS if (value := setting(_path(name))) is not None}
 
     def restore() -> None:
         for name, value in values.items():
-            # Refused below a /proc/sys that is mounted read-only: then the defaults stay.
+            # Refused where /proc/sys is mounted read-only: then the defaults stay.
             if setting(_path(name)) != value:
                 with suppress(OSError):
                     Path(_path(name)).write_text(value, encoding="ascii")
@@ -40,10 +40,10 @@ def settings_of_this_network() -> Callable[[], None]:
 
 
 def addresses_of_this_network() -> Callable[[], None]:
-    """Read this machine's addresses; what is returned adds them to the loopback of another network.
+    """Read the machine's addresses; return a function that adds them to another network's loopback.
 
     Servers bind what socket.gethostname() resolves to, and getaddrinfo() with AI_ADDRCONFIG leaves
-    out a family in which there is only the loopback.
+    out a family that has only the loopback.
     """
     found = _own_addresses()
 
@@ -56,7 +56,7 @@ def addresses_of_this_network() -> Callable[[], None]:
 
 
 def setting(path: str) -> str | None:
-    """What a file below /proc/sys says; None where it cannot be read."""
+    """Return the text of a file below /proc/sys; None where it cannot be read."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
 """Entering: a network of its own for the calling thread, and for what it starts.
 
-What `pytest --ephemport-isolate` and `ephemport run --isolate` have in common. Inside are the
-loopback (127.0.0.1 and ::1), the addresses that the machine has itself, and its settings for port
-numbers; the same numbers as outside are free there. There is no way to any other host, and none to
-what listens outside, on this machine's own 127.0.0.1 either.
+`pytest --ephemport-isolate` and `ephemport run --isolate` share this. The new network has the
+loopback (127.0.0.1 and ::1), the machine's own addresses, and its settings for ports. Every port is
+free there, also one that is taken outside. No other host can be reached from it, and no server
+outside, not even one on this machine's own 127.0.0.1.
 
-The network ends with its last process; nobody has to clean up after it.
+The network ends with its last process, without cleaning up.
 """
 
 import errno
@@ -26,7 +26,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def not_on_this_system() -> str | None:
-    """Why this operating system has no networks to enter, in one line; None on Linux."""
+    """Return why this system has no networks to enter, in one line; None on Linux."""
     if sys.platform == "linux":
         return None
     return f"network namespaces are Linux's, and this is {sys.platform}; run it in a container"
@@ -35,9 +35,9 @@ def not_on_this_system() -> str | None:
 def enter() -> None:
     """Move the calling thread, and what it starts from now on, into a network of its own.
 
-    With CAP_SYS_ADMIN and CAP_NET_ADMIN (root has them) that is all. Others get a user namespace
-    with it, in which they keep their user and group id, and no more rights than they had; that
-    takes a process with a single thread. Sockets that are open stay where they are.
+    With CAP_SYS_ADMIN and CAP_NET_ADMIN (root has them) that is all. Others also get a user
+    namespace, which only a single-threaded process can enter. They keep their user and group id in
+    it, and get no more rights. Open sockets stay in the old network.
 
     Raises EphemportError: one line that says why not, and what would allow it.
     """
@@ -56,9 +56,9 @@ def enter() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Give up what entering a user namespace gave: a file of mode 0 is still the user's own there.
+    """Give up the rights of a new user namespace, with which a file of mode 0 can be opened.
 
-    exec() would do it. Without it, a test that expects PermissionError would not get one.
+    exec() would drop them too. With them, a test that expects PermissionError would not get one.
     """
     import ctypes
     import struct
@@ -68,12 +68,12 @@ def _drop_capabilities() -> None:
     if libc.capset(header, bytes(24)) != 0:
         number = ctypes.get_errno()
         raise EphemportError(f"cannot isolate: capset(): {os.strerror(number)}")
-    # Otherwise /proc/self may belong to root now, and nothing below it could be opened.
+    # Otherwise /proc/self may belong to root now, and no file below it could be opened.
     libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _what_would_allow(error: OSError) -> str:
-    """The setting that stands in the way on this machine, as a command; else the usual ones."""
+    """Return the setting that is in the way here, as a command; else the usual ones."""
     if error.errno == errno.ENOSPC:
         return (
             "What would allow it: sysctl -w user.max_user_namespaces=10000 "

@@ -1,4 +1,4 @@
-"""The networks of others: which one a process is in, and ending what was left in one."""
+"""The networks of other processes: which one a process is in, and ending what is left in one."""
 
 import os
 from contextlib import suppress
@@ -7,7 +7,7 @@ from ephemport._kernel.descriptors import Descriptor
 
 
 def network_of(pid: int | None = None) -> str | None:
-    """The network namespace of a process, or of the calling thread; None if it cannot be seen."""
+    """Return the network of a process, or of the calling thread; None if it cannot be seen."""
     whose = "thread-self" if pid is None else str(pid)
     try:
         return os.readlink(f"/proc/{whose}/ns/net")
@@ -16,10 +16,10 @@ def network_of(pid: int | None = None) -> str | None:
 
 
 class PinnedNetwork:
-    """The network namespace of a process, kept from ending so that its name stays its own.
+    """The network namespace of a process, kept alive so that its name stays its own.
 
-    The name is an inode number, and those of ended namespaces are soon given to new ones. Raises
-    OSError for a process that is gone, or may not be looked at.
+    The name is an inode number, and the kernel soon gives those of ended namespaces to new ones.
+    Raises OSError for a process that is gone, or may not be looked into.
     """
 
     def __init__(self, pid: int) -> None:
@@ -27,19 +27,20 @@ class PinnedNetwork:
         self.name = os.readlink(f"/proc/self/fd/{self._pin.number}")
 
     def close(self) -> None:
-        """Let it end with its last process."""
+        """Stop keeping it alive: it ends with its last process."""
         self._pin.close()
 
     def is_for_its_own(self) -> bool:
-        """Whether the name can only be this network's, and it is not this process's or init's."""
+        """Whether the name is surely this network's, and not this process's or init's."""
         return self._pin.is_open() and self.name not in (network_of(), network_of(1))
 
 
 def end_processes_in(network: PinnedNetwork, patience: float = 1.0) -> None:
     """End the processes of a network whose owner is gone: SIGTERM, and after `patience` SIGKILL.
 
-    network: one that was made for a process below this one; in any other, such as this process's
-    own, nobody is ended. patience: in seconds. Other users' processes stay, unless this is root.
+    network: one that was made for a process below this one. In any other, such as this process's
+    own, no process is ended. patience: in seconds. Other users' processes stay, unless this is
+    root.
     """
     import select
     import signal
@@ -62,7 +63,7 @@ def end_processes_in(network: PinnedNetwork, patience: float = 1.0) -> None:
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
-    # Once more from the start: what was ending may have started others.
+    # Look once more: an ending process may have started others.
     for pidfd in _pidfds_in(network.name):
         with suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -77,7 +78,7 @@ def _pidfds_in(network: str) -> list[int]:
                 pidfd = os.pidfd_open(int(name))
             except OSError:
                 continue
-            # Asked again with the process pinned: its number may have become another's.
+            # Asked again with the process pinned: its pid may have become another process's.
             if network_of(int(name)) == network:
                 found.append(pidfd)
             else:

@@ -7,12 +7,12 @@ from pathlib import Path
 from ephemport._errors import EphemportError
 from ephemport._isolating.enter import enter, not_on_this_system
 
-# What the wrapper ends with where it is refused; env(1), nohup(1) and docker-run(1) do so too.
+# The exit status of a wrapper that is refused, as that of env(1), nohup(1) and docker-run(1).
 REFUSED = 125
 
-# Runs with -I -S, so that nothing of the user's is imported before the program that is wanted:
-# a thread that somebody starts on import would make a user namespace impossible. The empty
-# package keeps ephemport/__init__.py, and all that it imports, out as well.
+# It runs with -I -S, so that no code of the user is imported before the wanted program: a thread
+# that is started on import would make a user namespace impossible. The empty package keeps
+# ephemport/__init__.py, and all that it imports, out as well.
 _WRAPPER = (
     "import sys,types;p=sys.modules['ephemport']=types.ModuleType('ephemport');"
     "p.__path__=[sys.argv.pop(1)];from ephemport._isolating.wrapper import main;main()"
@@ -20,13 +20,13 @@ _WRAPPER = (
 
 
 def wrapper() -> list[str]:
-    """The command that enters a network and becomes the command that follows it."""
+    """Return the command that enters a network and becomes the command that follows it."""
     package = str(Path(__file__).parent.parent)
     return [sys.executable, "-I", "-S", "-c", _WRAPPER, package]
 
 
 def main() -> None:
-    """The wrapper: enter, then become the program in sys.argv. Without one, only try."""
+    """Run the wrapper: enter, then become the program in sys.argv. Without one, only try."""
     import signal
 
     try:
@@ -35,13 +35,13 @@ def main() -> None:
         print(f"ephemport: {error}", file=sys.stderr)
         sys.exit(REFUSED)
     if sys.argv[1:]:
-        # Python ignores it, and what is ignored stays so across exec().
+        # Python ignores SIGPIPE, and an ignored signal stays ignored across exec().
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def why_not() -> str | None:
-    """Why nothing can be isolated here and what would allow it, in one line; None if it can."""
+    """Return why isolation fails here and what would allow it, in one line; None if it works."""
     import subprocess
 
     if (reason := not_on_this_system()) is not None:
@@ -56,7 +56,7 @@ def why_not() -> str | None:
 
 
 def wrapped(python: str | None) -> str:
-    """An execnet `python=` that enters a network first (execnet takes it apart with shlex)."""
+    """Return an execnet `python=` that enters a network first (execnet splits it with shlex)."""
     import shlex
 
     return f"{shlex.join(wrapper())} {python or shlex.quote(sys.executable)}"

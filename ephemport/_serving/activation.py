@@ -1,6 +1,6 @@
-"""Socket activation: a command that finds its listening sockets as descriptors 3, 4, ...
+"""Socket activation: a command gets its listening sockets as descriptors 3, 4, ...
 
-The protocol is that of sd_listen_fds(3): LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
+The protocol is the one of sd_listen_fds(3): LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
 """
 
 import errno
@@ -19,9 +19,9 @@ Argument = Text | SupportsIndex
 # sd_listen_fds(3): the first descriptor that is passed.
 _FIRST = 3
 
-# What stands between us and the server: only the process itself can say its pid (LISTEN_PID), and
-# with preexec_fn it would be our own interpreter that says it, forked with all its threads' locks.
-# A shell takes a millisecond, Python ten; dash knows no descriptors above 9. -p: no start-up files.
+# A program between us and the server, because only the process itself knows its pid (LISTEN_PID).
+# With preexec_fn our own interpreter would write it, in a fork with the locks of all its threads.
+# A shell takes a millisecond, Python ten. dash has no descriptors above 9. -p: no start-up files.
 _BY_BASH = """
 exec {moves}; export LISTEN_PID=$$; name=$1 program=$2; shift 2; exec -a "$name" "$program" "$@"
 """
@@ -46,7 +46,7 @@ def activated(
     names: Sequence[str],
     kwargs: dict[str, Any],
 ) -> tuple[list[Text], dict[str, Any]]:
-    """The command behind the program that puts the sockets where socket activation wants them."""
+    """Return the command behind a program that puts the sockets where activation wants them."""
     import shutil
 
     given_fds = kwargs.get("pass_fds", ())
@@ -68,7 +68,7 @@ def activated(
     program = os.fsdecode(executable or command[0])
     found = shutil.which(program, path=environment.get("PATH"))
     if found is None and not (kwargs.get("cwd") and os.sep in program):
-        # Popen says so at once, and so do we: the program in between could only say it later.
+        # Popen raises at once, and so do we: the program in between could only fail later.
         if os.sep in program and os.path.exists(program):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
@@ -83,7 +83,7 @@ def activated(
 
 
 def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.socket]:
-    """The same sockets above the descriptors that they will be moved to, each without the other."""
+    """Move each socket above the descriptors that activation uses, and return the moved ones."""
     # Two each at most, for TCP and UDP.
     lowest = _FIRST + 2 * handed
     moved = []
@@ -95,7 +95,7 @@ def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.soc
 
 
 def _between(moves: Mapping[int, int]) -> list[Text]:
-    """A program that moves descriptors, says its pid in LISTEN_PID and becomes the next one."""
+    """Return a program that moves descriptors, sets LISTEN_PID and becomes the next program."""
     import shutil
 
     bash = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin")

@@ -1,4 +1,4 @@
-"""Adopting: the other end of `share`, which has the order of the messages."""
+"""Adopting: the other end of `share`, whose docstring lists the messages in order."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from ephemport._kernel.protocols import KINDS, PARTS, check_protocol
 from ephemport._looking.listeners import command_in_words
 from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE, PREFIX, address, peer
 
-# 108 bytes are the most that a Unix address may have (unix(7)): the digits are counted.
+# A Unix address has at most 108 bytes (unix(7)), so the number of digits is fixed.
 _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})", re.ASCII)
-# From one try to the next, in seconds, while the queue of a giver is full.
+# The pause between two tries, in seconds, while the queue of a giver is full.
 _PAUSE = 0.005
 
 
 class Terms(NamedTuple):
-    """What a Reservation was shared under."""
+    """The terms that a Reservation was shared with."""
 
     host: str
     protocol: str
@@ -36,18 +36,18 @@ class Terms(NamedTuple):
 
 
 def adopt(token: str) -> tuple[Hold, Terms]:
-    """The hold behind `token`, and the terms it was shared under.
+    """Return the hold behind `token`, and the terms that it was shared with.
 
-    Raises TypeError and ValueError for what is no token, before any socket is made, and
-    EphemportError when the reservation cannot be had; its cause is a TimeoutError when a giver
-    is there and did not answer.
+    Raises TypeError and ValueError for what is not a token, before any socket is made. Raises
+    EphemportError when the reservation cannot be adopted; its cause is a TimeoutError when there
+    is a giver and it did not answer.
     """
     found = _TOKEN.fullmatch(text(token, "a token is a string, as share() returns it"))
     if found is None:
-        # Not shown: it may be a token with a blank too many, and a token is a secret.
+        # The text is not shown: a token is a secret, and this may be one with an extra blank.
         raise ValueError(
             f"this text of {len(token)} characters is no token of share(): a token is "
-            f"'{PREFIX}:' and twice 32 hexadecimal digits with ':' between, and nothing around it"
+            f"'{PREFIX}:', 32 hexadecimal digits, ':' and 32 more, and nothing around them"
         )
     name, secret = found.groups()
     try:
@@ -58,7 +58,7 @@ def adopt(token: str) -> tuple[Hold, Terms]:
 
 
 class _Talk:
-    """One connection to a giver, and how long it may take altogether."""
+    """One connection to a giver, and how long all of it may take."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -89,8 +89,8 @@ class _Talk:
             ) from error
         except (BrokenPipeError, ConnectionResetError, EOFError) as error:
             raise EphemportError(
-                f"cannot adopt: {_giver(pid)} hung up in the middle: the reservation was released "
-                "or adopted by another meanwhile, or the giver has ended"
+                f"cannot adopt: {_giver(pid)} hung up in the middle: meanwhile the reservation was "
+                "released, or another process adopted it, or the giver ended"
             ) from error
         except _RefusedError as error:
             raise EphemportError(f"cannot adopt: {_giver(pid)} says: {error}") from None
@@ -102,8 +102,8 @@ class _Talk:
                 self._connection.connect(address(name))
             except ConnectionRefusedError as error:
                 raise EphemportError(
-                    "cannot adopt: nobody serves this token. It works once, dies with its "
-                    "reservation and with the process that shared it, and is known in one network "
+                    "cannot adopt: nobody serves this token. A token works once. It ends with its "
+                    "reservation and with the process that shared it, and it works in one network "
                     "namespace only"
                 ) from error
             except BlockingIOError as full:
@@ -127,8 +127,7 @@ class _Talk:
     def _receive(self) -> tuple[Hold, Terms]:
         descriptors: list[int] = []
         sockets: list[socket.SocketType] = []
-        # A forked child must not inherit what nobody knows of, and neither must a signal
-        # handler's exception leave it behind.
+        # The sockets must not leak: not into a forked child, and not when a signal handler raises.
         with lock:
             try:
                 with _no_signals():
@@ -155,12 +154,12 @@ class _Talk:
                 raise
 
     def _take_over(self) -> None:
-        """Say that we have it, and return as soon as the giver has let go."""
+        """Report that we have it, and return as soon as the giver has let go."""
         self._say(HAVE_IT)
         try:
             self._wait()
         except TimeoutError:
-            # From now on the giver cannot say it any more; it may just have.
+            # From now on the giver cannot send LET_GO. It may have sent it just before.
             self._connection.shutdown(socket.SHUT_RDWR)
             if self._said() != LET_GO:
                 raise
@@ -170,11 +169,11 @@ class _Talk:
             _understood(said)
             raise EOFError
         with suppress(TimeoutError, ConnectionResetError):
-            # It hangs up when its sockets are closed; ours it is already.
+            # It hangs up when its sockets are closed. The port is ours already.
             self._wait()
 
     def _say(self, what: bytes) -> None:
-        # A giver that has hung up may have said why: what is read next tells.
+        # A giver that has hung up may have said why: the next read shows it.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._connection.send(what)
 
@@ -186,11 +185,11 @@ class _Talk:
 
 
 class _RefusedError(Exception):
-    """What a giver says in place of giving."""
+    """The refusal of a giver."""
 
 
 def _understood(answer: bytes) -> tuple[int, Terms]:
-    """The port and the terms. Raises EOFError for no answer, _RefusedError for a refusal."""
+    """Return port and terms. Raises EOFError for no answer, _RefusedError for a refusal."""
     if not answer:
         raise EOFError("the giver hung up")
     try:
@@ -202,7 +201,7 @@ def _understood(answer: bytes) -> tuple[int, Terms]:
         handoff_named(terms.handoff)
         return checked_port(said["port"]), terms
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise _RefusedError(f"what is no answer ({answer[:80]!r})") from None
+        raise _RefusedError(f"something that is no answer ({answer[:80]!r})") from None
 
 
 def _hold_port(sockets: Sequence[socket.SocketType], port: int, protocol: str) -> bool:
@@ -224,7 +223,7 @@ def _no_signals() -> Iterator[None]:
 
 
 def _giver(pid: int) -> str:
-    """Who serves the token: its pid, command line and state."""
+    """Name the giver by its pid, command line and state."""
     if pid == 0:
         return "a giver outside of this process's pid namespace"
     if not is_running(pid):

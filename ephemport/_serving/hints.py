@@ -1,4 +1,4 @@
-"""What a server may need that reports its port in use: made of what is known of the hold."""
+"""What helps a server that reports its port in use, by what is known of the hold."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ _TAKEN_TEXTS = ("address already in use", "eaddrinuse", "address in use", "errno
 
 
 def says_taken(output: str | None) -> bool:
-    """Whether a server's output says that an address, whichever, is in use."""
+    """Whether a server's output says that some address is in use."""
     return output is not None and any(text in output.lower() for text in _TAKEN_TEXTS)
 
 
@@ -23,23 +23,23 @@ def hint(
     protocols: Collection[str],
     reservation: object,
 ) -> str:
-    """A sentence that begins with `condition`: which servers the hold on a port lets in.
+    """Return a sentence that begins with `condition`: which servers the hold on a port lets in.
 
-    The hold is known from the diagnosis, or, where the kernel shows no holds, from `reservation`,
-    whatever was waited for. "" where no hold is known.
+    The hold is known from the diagnosis or, where the kernel shows no holds, from `reservation`,
+    the argument that was waited for. "" where no hold is known.
     """
     kinds = kinds_of_holds(diagnosis, protocols)
     if not kinds and not getattr(reservation, "released", True):
         handoff = HANDOFFS[getattr(reservation, "handoff", "takeover")]
         kinds = {one: handoff.kinds[one] for one in protocols}
-    told = "; ".join(dict.fromkeys(lets_in(kind, one) for one, kind in kinds.items()))
-    return f"{condition}: {told}" if told else ""
+    clauses = "; ".join(dict.fromkeys(lets_in(kind, one) for one, kind in kinds.items()))
+    return f"{condition}: {clauses}" if clauses else ""
 
 
 def kinds_of_holds(
     diagnosis: "Diagnosis | None", protocols: Collection[str]
 ) -> dict[str, HoldKind]:
-    """Which hold of ephemport's stands on the port, by protocol, as far as the kernel shows it."""
+    """Return ephemport's hold on the port, by protocol, as far as the kernel shows it."""
     return {
         one.protocol: HoldKind(one.hold)
         for one in (diagnosis.found if diagnosis is not None else ())
@@ -48,7 +48,7 @@ def kinds_of_holds(
 
 
 def who_has(diagnosis: "Diagnosis | None") -> str:
-    """One clause of a message."""
+    """Say who has the port, in one clause of a message."""
     if diagnosis is None:
-        return "who holds it is unknown: the kernel does not say"
+        return "it is unknown who holds it: the kernel does not answer"
     return f"nobody holds it ({diagnosis.meaning})" if diagnosis.free else str(diagnosis)

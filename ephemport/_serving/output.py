@@ -1,4 +1,4 @@
-"""What a process that we started has written, without taking it from whoever will read it."""
+"""The output of a process that we started, copied, so that its reader still gets it."""
 
 import os
 
@@ -8,7 +8,7 @@ _SPLICE_F_NONBLOCK = 2
 
 
 def captured_output(process: object) -> str | None:
-    """The last lines in the pipes of a Popen; None where its output was not captured.
+    """Return the last lines in the pipes of a Popen; None where its output was not captured.
 
     They stay in the pipes: tee(2) copies them.
     """

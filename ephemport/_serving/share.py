@@ -1,4 +1,4 @@
-"""Sharing: another process of the same user gets the very socket, over an abstract Unix socket.
+"""Sharing: another process of the same user gets the same socket, over an abstract Unix socket.
 
 One small thread serves every token of this process, from the first offer to the end of the last.
 Giver and adopter send each other whole messages (SOCK_SEQPACKET, unix(7)):
@@ -8,12 +8,13 @@ Giver and adopter send each other whole messages (SOCK_SEQPACKET, unix(7)):
 3. adopter: HAVE_IT
 4. giver: LET_GO; it closes its sockets and hangs up
 
-Message 4 decides: before it the giver is the holder, and stays it if the adopter gives up.
+Message 4 decides. Before it the giver is the holder, and it stays the holder if the adopter gives
+up.
 
-The name of an abstract socket is no secret (/proc/net/unix), and any local user may connect to it.
-So other users are sent away before a word of theirs is read, and a process of this user that says
-nothing takes the place of one visitor among several. An abstract socket belongs to a network
-namespace, and so do ports: giver and adopter are in the same one.
+The name of an abstract socket is not secret (/proc/net/unix), and any local user may connect to it.
+So other users are refused before anything they send is read. A silent process of this user takes
+the place of only one visitor among several. An abstract socket belongs to a network namespace, as
+ports do: giver and adopter are in the same one.
 """
 
 import array
@@ -35,29 +36,29 @@ from ephemport._holding.hold import Hold
 from ephemport._kernel.fork import lock
 
 PREFIX = "ephemport-share"
-# A giver or an adopter that says nothing for so long, in seconds, has gone wrong.
+# A giver or an adopter that is silent for so many seconds has failed.
 PATIENCE = 10.0
 HAVE_IT, LET_GO = b"+", b"."
 
-# Connections of this user at a time; one more, and the oldest that has not got the sockets goes.
+# The most connections of this user at a time. One more ends the oldest that has no sockets.
 _MOST_VISITORS = 16
-# Accepted in a row, so that a flood does not keep the others waiting.
+# The most connections accepted in a row, so that a flood does not make the others wait.
 _MOST_AT_ONCE = 64
-# How long, in seconds, a thread rests that has no descriptor left to accept with.
+# How long, in seconds, the thread rests when it has no descriptor left to accept with.
 _REST = 0.05
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RELEASED = "the reservation was released meanwhile"
 
 
 class Offer:
-    """One shared hold, until somebody has adopted it or it is withdrawn.
+    """One shared hold, until a process has adopted it or it is withdrawn.
 
-    hold: what is given away. terms: what its Reservation is made of there, beside the port.
-    Raises EphemportError when there is no descriptor or no thread left to serve with.
+    hold: what is given away. terms: the facts besides the port that the adopter's Reservation
+    needs. Raises EphemportError when there is no descriptor or no thread left to serve with.
     """
 
     def __init__(self, hold: Hold, terms: dict[str, str]) -> None:
-        # Weak: a reservation that is forgotten must be found so, and its token dies with it.
+        # Weak: a forgotten reservation must be collected, and its token ends with it.
         self._hold = ref(hold, lambda _: self.withdraw())
         self.terms = terms
         self.secret = secrets.token_hex(16)
@@ -70,7 +71,7 @@ class Offer:
                 _serve_in_this_process(self)
             except BaseException as error:
                 self.withdraw()
-                # RuntimeError: threading has none for a thread that cannot be had.
+                # RuntimeError: what threading raises when there can be no more threads.
                 if isinstance(error, (OSError, RuntimeError)):
                     reason = getattr(error, "strerror", None) or error
                     raise EphemportError(f"cannot share port {hold.port}: {reason}") from error
@@ -78,23 +79,23 @@ class Offer:
 
     @property
     def hold(self) -> Hold | None:
-        """What is given away; None once it was released, or is lost."""
+        """What is given away; None if it was released or collected."""
         hold = self._hold()
         return None if hold is None or hold.closed else hold
 
     def withdraw(self) -> None:
-        """Let the token die, at once. May be called often, from any thread and signal handler."""
-        # The thread drops its reference instead of closing: while we have ours, the descriptor
-        # is this socket's and nobody else's.
+        """End the token at once. May be called often, from any thread and signal handler."""
+        # The thread drops its reference and does not close. While we have ours, the descriptor
+        # belongs to this socket.
         listener = self.listener
         if listener is not None:
             with suppress(OSError):
-                # Refuses who connects from now on, and wakes the thread, which does the rest.
+                # Refuses connections from now on, and wakes the thread, which does the rest.
                 listener.shutdown(socket.SHUT_RDWR)
 
 
 class _Listener(socket.socket):
-    """Where adopters of one token connect. Closed when nobody refers to it any more."""
+    """The socket to which adopters of one token connect. It closes with its last reference."""
 
     def __init__(self, name: str) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -118,7 +119,7 @@ class _Visitor:
 
 
 class _Server:
-    """Serves the offers of this process. Whatever it changes, it changes with the lock held."""
+    """Serves the offers of this process. It makes every change with the lock held."""
 
     def __init__(self) -> None:
         self._offers: list[Offer] = []
@@ -134,7 +135,7 @@ class _Server:
         os.eventfd_write(self._news, 1)
 
     def close(self) -> None:
-        """Close every descriptor, and shut down nothing: in a forked child the parent serves on."""
+        """Close every descriptor and shut down nothing: after a fork the parent still serves."""
         for offer in self._offers:
             if offer.listener is not None:
                 offer.listener.close()
@@ -158,12 +159,13 @@ class _Server:
                         _server = None
 
     def _wait(self) -> dict[int, int]:
-        """What happens next: descriptor -> poll(2)'s events. Empty when some time is up."""
+        """Return what happens next: descriptor -> events of poll(2). Empty: some time is up."""
         poll = select.poll()
         poll.register(self._news, select.POLLIN)
         for offer in [*self._offers]:
             if offer.listener is not None:
-                # 0: whoever cannot be accepted would be reported without end; POLLHUP still is.
+                # 0: poll() would report a connection that cannot be accepted without end. It
+                # still reports POLLHUP.
                 poll.register(offer.listener, 0 if self._used_up else select.POLLIN)
         for visitor in self._visitors:
             poll.register(visitor.connection, select.POLLIN)
@@ -171,7 +173,7 @@ class _Server:
         if self._used_up:
             untils.append(time.monotonic() + _REST)
         left = max(min(untils) - time.monotonic(), 0) if untils else None
-        # One more: poll() takes whole milliseconds and must not come back too early.
+        # One more: poll() takes whole milliseconds and must not return too early.
         ready = poll.poll(None if left is None else left * 1000 + 1)
         self._used_up = False
         return dict(ready)
@@ -180,7 +182,7 @@ class _Server:
         if self._news in ready:
             os.eventfd_read(self._news)
         now = time.monotonic()
-        # Who has said something is heard, even when its time is up: it may have said HAVE_IT.
+        # A visitor that has sent something is heard even if its time is up: it may be HAVE_IT.
         for visitor in [*self._visitors]:
             if visitor in self._visitors:
                 if visitor.connection.fileno() in ready:
@@ -197,7 +199,7 @@ class _Server:
 
     def _accept(self, offer: Offer) -> None:
         for _ in range(_MOST_AT_ONCE):
-            # Who is heard may end the offer.
+            # A visitor that is heard may end the offer.
             if offer.listener is None:
                 return
             try:
@@ -267,7 +269,7 @@ class _Server:
         try:
             visitor.connection.send(LET_GO)
         except OSError:
-            # It has hung up since, so the number stays ours.
+            # It has hung up meanwhile, so the port stays ours.
             self._dismiss(visitor)
             return
         with suppress(OSError):
@@ -286,7 +288,7 @@ class _Server:
         offer.withdraw()
         listener, offer.listener = offer.listener, None
         with suppress(OSError):
-            # Who connected before, and waits to be accepted.
+            # These connected before, and wait to be accepted.
             while listener is not None:
                 _send_away(listener.accept()[0], reason)
         for visitor in [*self._visitors]:
@@ -307,19 +309,19 @@ def _serve_in_this_process(offer: Offer) -> None:
     try:
         server.start()
     except (OSError, RuntimeError):
-        # Nobody runs. Whatever else comes up here, a signal say, leaves the thread to end itself.
+        # No thread runs. After any other exception, such as a signal's, the thread ends itself.
         server.close()
         _server = None
         raise
 
 
 def address(name: str) -> str:
-    """The abstract address (unix(7)) at which the token with this name is served."""
+    """Return the abstract address (unix(7)) at which the token with this name is served."""
     return f"\0{PREFIX}-{name}"
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """The pid and the effective user id at the other end, when it connected or listened."""
+    """Return pid and effective uid of the other end, as of its connect() or listen()."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, uid, _ = struct.unpack("3i", credentials)
     return pid, uid
@@ -327,8 +329,8 @@ def peer(connection: socket.socket) -> tuple[int, int]:
 
 def _send_away(connection: socket.socket, reason: str) -> None:
     connection.setblocking(False)
-    # What was said is read all the same: closed with something unread, the connection would be
-    # reset and the refusal lost.
+    # What it sent is read first: closing a connection with unread data resets it, and the refusal
+    # would be lost.
     with suppress(OSError):
         connection.recv(256)
     with suppress(OSError):
@@ -339,7 +341,7 @@ def _send_away(connection: socket.socket, reason: str) -> None:
 def _after_fork_in_child() -> None:
     global _server
     if _server is not None:
-        # Closed, not withdrawn: the parent still serves.
+        # Close, do not withdraw: the parent still serves.
         _server.close()
         _server = None
 

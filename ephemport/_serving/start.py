@@ -1,4 +1,4 @@
-"""Handing over: starting a server with its numbers, or giving it the listening sockets."""
+"""Handing over: start a server with its ports, or give it the listening sockets."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ _MOST_ARGUMENTS = 1_000_000
 
 
 class Handed(NamedTuple):
-    """What a server is given: a hold, and under which name and on which host it is used."""
+    """What a server is given: a hold, its host, its protocol, and its name in LISTEN_FDNAMES."""
 
     hold: Hold
     host: str
@@ -34,12 +34,12 @@ class Handed(NamedTuple):
 
 
 def listening_sockets(handed: Handed, backlog: int | None = None) -> list[socket.socket]:
-    """Sockets on (host, port) under the hold: listening for TCP, receiving for UDP, TCP first.
+    """Return sockets on (host, port) under the hold: listening for TCP, receiving for UDP.
 
     Raises PortUnavailable when something listens there already.
     """
     if backlog is not None:
-        # The kernel has a limit of its own; only what is no C int would be refused.
+        # The kernel has a limit of its own, and refuses only what is no C int.
         backlog = min(max(whole(backlog, "backlog must be an int or None"), 0), 2**31 - 1)
     where = endpoint(handed.host)
     sockets: list[socket.socket] = []
@@ -56,7 +56,7 @@ def listening_sockets(handed: Handed, backlog: int | None = None) -> list[socket
 
 
 def placeholders(handed: Sequence[Handed]) -> dict[str, str]:
-    """`{port}`, `{host}`, `{url}` of the first, and `{port0}`, `{host0}`, `{url0}`, ... of each."""
+    """Return values for `{port}`, `{host}`, `{url}` (the first) and `{port0}`, ... (each)."""
     values: dict[str, str] = {}
     for position, one in enumerate(handed):
         each = {
@@ -100,7 +100,7 @@ def start(
 
         def popen() -> "subprocess.Popen[Any]":
             process = subprocess.Popen(command, **kwargs)
-            # What was asked for, not what stands between.
+            # The command that the caller gave, not the program in between.
             process.args = wanted
             return process
 
@@ -119,7 +119,7 @@ def start(
 
 
 def filled(args: Text | Iterable[Argument], values: Mapping[str, str]) -> Text | list[Text]:
-    """The arguments of a command with their placeholders filled in, and ints as text.
+    """Return the arguments of a command with placeholders filled in, and ints as text.
 
     Raises TypeError and ValueError for what is no command, before anything is started.
     """

@@ -80,7 +80,7 @@ def test_what_a_container_may_refuse(
 ) -> None:
     server = start_python(REFUSE.format(number=NUMBERS[call], errno=error) + CHECK)
     message = server.line()
-    assert message.startswith("assisted take-over cannot be had here: ")
+    assert message.startswith("assisted take-over does not work here: ")
     assert expected in message
     assert "handoff='shadow'" in message
     assert "activate=True" in message

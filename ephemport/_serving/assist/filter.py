@@ -1,4 +1,4 @@
-"""The seccomp filter, the machines it is written for, and what refuses it."""
+"""The seccomp filter, the machines that it supports, and what refuses it."""
 
 import errno
 import os
@@ -48,12 +48,12 @@ _MACHINES = {
 
 
 def this_machine() -> Machine:
-    """Tell which machine this is. Raises EphemportError for one that cannot do it."""
+    """Return this machine. Raises EphemportError for one that is not supported."""
     system = os.uname()
     # 32-bit programs make other system calls, on the same machine.
     machine = _MACHINES.get(system.machine) if sys.maxsize > 1 << 32 else None
     if machine is None:
-        raise impossible(f"it is written for 64-bit x86-64 and arm64, this is {system.machine}")
+        raise impossible(f"it supports 64-bit x86-64 and arm64, this is {system.machine}")
     major, minor, *_ = system.release.split(".")
     if (int(major), int(minor.partition("-")[0])) < (5, 9):
         raise impossible(f"it needs Linux 5.9, this is {system.release}")
@@ -71,7 +71,7 @@ def install_filter() -> int:
             (_LOAD_WORD, 0, 0, _OFFSET_OF_ARCH),
             (_JUMP_IF_EQUAL, 0, 2, machine.audit_arch),
             (_LOAD_WORD, 0, 0, _OFFSET_OF_NR),
-            # x32 differs in a bit of the number, so this leaves it out.
+            # The system call numbers of x32 have one more bit, so this leaves them out.
             (_JUMP_IF_EQUAL, 1, 0, machine.bind),
             (_RETURN, 0, 0, _RET_ALLOW),
             (_RETURN, 0, 0, _RET_USER_NOTIF),
@@ -99,22 +99,22 @@ def install_filter() -> int:
 
 
 def impossible(why: str) -> EphemportError:
-    """An error that says what is left to do."""
+    """Return an error that says what else can be done."""
     return EphemportError(
-        f"assisted take-over cannot be had here: {why}. What is left for a server that sets "
-        f"neither SO_REUSEADDR nor SO_REUSEPORT: {_spelling.SHADOW}, or, if it takes a "
-        f"listening socket, {_spelling.ACTIVATE}"
+        f"assisted take-over does not work here: {why}. For a server that sets neither "
+        f"SO_REUSEADDR nor SO_REUSEPORT use {_spelling.SHADOW}, or, if it takes a listening "
+        f"socket, {_spelling.ACTIVATE}"
     )
 
 
 def refused(action: str, number: int) -> EphemportError:
-    """An error for an error number of the kernel."""
+    """Return the error for an errno of the kernel."""
     reason = _WHO_REFUSES.get(number)
     return impossible(f"{action}: {os.strerror(number)}" + (f" ({reason})" if reason else ""))
 
 
 def cannot_look_into_a_child(action: str, error: OSError) -> EphemportError:
-    """An error for what the right to trace a child is missing for."""
+    """Return the error for an action that needs the right to trace a child."""
     if error.errno != errno.EPERM:
         return refused(f"{action} on a child", error.errno or 0)
     try:

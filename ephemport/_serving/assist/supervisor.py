@@ -1,4 +1,4 @@
-"""Answering the reported bind() calls, a thread for every listener."""
+"""Answers to the reported bind() calls: one thread for each listener."""
 
 import errno
 import fcntl
@@ -35,10 +35,10 @@ _SO_PROTOCOL = 38
 _SO_DOMAIN = 39
 _SMALLEST_ADDRESS = {int(AF_INET): 16, int(AF_INET6): 24}  # 24: SIN6_LEN_RFC2133, without the scope
 _SOCKADDR_STORAGE_SIZE = 128
-# IPPROTO_TCP, IPPROTO_MPTCP (shares the numbers of TCP), IPPROTO_UDP. Not SCTP, not UDP-Lite.
+# IPPROTO_TCP, IPPROTO_MPTCP (shares the ports of TCP), IPPROTO_UDP. Not SCTP, not UDP-Lite.
 _ASSISTED = {(SOCK_STREAM, 6), (SOCK_STREAM, 262), (SOCK_DGRAM, 17)}
 
-# The listeners of this process. Changed under `lock`, so that a forked child knows its copies.
+# The listeners of this process. Changes need `lock`, so that a forked child knows its copies.
 listeners: set[Descriptor] = set()
 
 
@@ -59,9 +59,9 @@ _CONTINUE = _Answer(0, 1)  # SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel makes 
 
 
 def supervise(inbox: "SimpleQueue[Descriptor | None]", holds: tuple[Hold, ...]) -> None:
-    """Answer what the listener from `inbox` reports, until nobody is left below its filter.
+    """Answer what the listener from `inbox` reports, until no process is left below its filter.
 
-    None from `inbox` says that there is no listener. The listener is closed in the end.
+    None from `inbox` means that there is no listener. At the end the listener is closed.
     """
     owned = inbox.get()
     if owned is None:
@@ -75,7 +75,7 @@ def supervise(inbox: "SimpleQueue[Descriptor | None]", holds: tuple[Hold, ...]) 
                 return  # closed by other code of this process, and perhaps opened by it since
             _serve_one(listener, holds)
     finally:
-        # Should this thread fail, ENOSYS serves the callers better than waiting for it forever.
+        # If this thread fails, the callers get ENOSYS and do not wait for it without end.
         with lock:
             listeners.discard(owned)
             owned.close()
@@ -90,12 +90,13 @@ def _serve_one(listener: int, holds: tuple[Hold, ...]) -> None:
             return
         raise
     identity, tid, _, _, _, _, fd, pointer, length, *_ = _NOTIF.unpack_from(notification)
-    # Both are an int to the kernel, whatever stands in the upper half of the register.
+    # The kernel reads both as an int and ignores the upper half of the register.
     call = _BindCall(identity, tid, fd & 0xFFFFFFFF, pointer, length & 0xFFFFFFFF)
     try:
         answer = _assist(listener, call, holds)
     except Exception:
-        # Gone, not to be looked into, no socket, bad pointer: the kernel knows what to say to it.
+        # The caller has ended, may not be looked into, or gave no socket or a bad pointer: the
+        # kernel answers it.
         answer = _CONTINUE
     response = _RESPONSE.pack(identity, 0, answer.error, answer.flags)
     try:
@@ -106,7 +107,7 @@ def _serve_one(listener: int, holds: tuple[Hold, ...]) -> None:
 
 
 def _assist(listener: int, call: _BindCall, holds: tuple[Hold, ...]) -> _Answer:
-    """Do what the call needs and say how it goes on. Raises OSError where nothing can be done."""
+    """Do what the call needs and return how it goes on. Raises OSError where we cannot help."""
     if call.length > _SOCKADDR_STORAGE_SIZE:
         return _CONTINUE
     address = read_memory(call.tid, call.pointer, call.length)
@@ -128,7 +129,8 @@ def _assist(listener: int, call: _BindCall, holds: tuple[Hold, ...]) -> _Answer:
         hold = _in_the_way(ours, kind, fd)
         if hold is None:
             return _CONTINUE
-        # Says that it was the caller's memory and descriptor, not those of a later one of its id.
+        # Checks that the memory and the descriptor were the caller's, not those of a later process
+        # with the same id.
         fcntl.ioctl(listener, _NOTIF_ID_VALID, struct.pack("=Q", call.notification))
         if kind == SOCK_STREAM:
             set_reuse_address(fd, 1)
@@ -143,7 +145,7 @@ def _assist(listener: int, call: _BindCall, holds: tuple[Hold, ...]) -> _Answer:
 
 
 def _in_the_way(holds: list[Hold], kind: int, fd: int) -> Hold | None:
-    """Of the holds of a number, the one that this socket meets: of its kind, in its network."""
+    """Return the hold of the port that this socket meets: of its kind, in its network."""
     for hold in holds:
         for sock in hold.sockets:
             if sock.type == kind and network(sock.fileno()) == network(fd):

@@ -1,9 +1,9 @@
-"""`--ephemport-isolate`: every worker in a network of its own, so that each may have port 9001.
+"""`--ephemport-isolate`: every worker has a network of its own, so each can use port 9001.
 
-A plugin of its own beside the options and fixtures; `ephemport.pytest_plugin` names it in
+A separate plugin beside the options and fixtures; `ephemport.pytest_plugin` names it in
 `pytest_plugins`. Here are the option, the hooks, and the one process of a run without xdist.
-`worker` has what an isolated worker does, `controller` the process that starts the workers,
-`shared` the tests on the host network, `relay` the way through for other plugins.
+`worker` is for an isolated worker, `controller` for the process that starts the workers, `shared`
+for the tests on the host network, and `relay` for the connections of other plugins.
 """
 
 import os
@@ -21,7 +21,7 @@ from ephemport._isolating.wrapper import why_not, wrapper
 __all__ = ["MARKER", "NotIsolatedWarning"]
 
 MARKER = "ephemport_shared"
-# Which process a new interpreter replaced, after its network was entered: the number stays.
+# The pid of the process that entered its network and became a new interpreter: the pid stays.
 _ENTERED = "_EPHEMPORT_ENTERED_BY"
 
 _ALONE = pytest.StashKey[str]()
@@ -29,27 +29,31 @@ _WORKERS = pytest.StashKey[object]()
 _REFUSED = pytest.StashKey[str]()
 
 _NO_WAY_OUT = (
-    "with a loopback of its own: no other host, nor what listens on this machine's localhost, can "
-    f"be reached (mark tests that must: @pytest.mark.{MARKER})"
+    "with a loopback of its own: tests reach no other host and no server on this machine's "
+    f"localhost (mark tests that must: @pytest.mark.{MARKER})"
 )
 
 
 class NotIsolatedWarning(pytest.PytestWarning):
-    """`--ephemport-isolate=auto` could not be had, and the run went on without it."""
+    """`--ephemport-isolate=auto` was refused, and the run goes on without isolation."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("ephemport", "ports that are held until their servers have them")
-    # Three options, not one with an optional value: that would swallow a path that follows it.
+    group = parser.getgroup("ephemport", "ports that are held for the servers of tests")
+    # Three options: one option with an optional value would take a path that follows it.
     for name, wish, help_text in (
         (
             "--ephemport-isolate",
             "always",
             "run every xdist worker, or the one process without xdist, in a network namespace of "
-            "its own: hard-coded ports may be used by all of them at once",
+            "its own: all of them can use the same hard-coded ports at once",
         ),
-        ("--ephemport-isolate=auto", "auto", "the same, but go on without where it is refused"),
-        ("--ephemport-isolate=no", None, "not so, whatever addopts say"),
+        (
+            "--ephemport-isolate=auto",
+            "auto",
+            "the same, but go on without isolation where it is refused",
+        ),
+        ("--ephemport-isolate=no", None, "do not isolate, even if addopts asks for it"),
     ):
         group.addoption(
             name, action="store_const", const=wish, dest="ephemport_isolate", help=help_text
@@ -68,7 +72,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The same once the decision is final: conftest files and plugins may have changed it."""
+    """Isolate once the decision is final: conftest files and plugins may have changed it."""
     if not _wanted(config.option) or _is_worker(config):
         return
     _refuse_looponfail(config.option)
@@ -80,8 +84,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        f"{MARKER}: needs the host's network; under --ephemport-isolate such tests run in a worker "
-        "that is not isolated",
+        f"{MARKER}: the test needs the host's network; with --ephemport-isolate it runs in a "
+        "worker that is not isolated",
     )
     if not _wanted(config.option):
         return
@@ -103,7 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
             _refused(config, config.option, reason)
     if _REFUSED in config.stash:
         warning = NotIsolatedWarning(f"ephemport: not isolated: {config.stash[_REFUSED]}")
-        # Raised by -W error, which is for the suite: "auto" is to go on, and the header says it.
+        # -W error raises it, but that is for the suite: "auto" goes on, and the header says so.
         with suppress(NotIsolatedWarning):
             config.issue_config_time_warning(warning, stacklevel=2)
 
@@ -120,7 +124,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say which tests are for the host network; refuse them where there is no worker on it."""
+    """Report which tests are for the host network; refuse them where no worker is on it."""
     config = session.config
     marked = [n for n, item in enumerate(session.items) if item.get_closest_marker(MARKER)]
     if _is_worker(config):
@@ -131,22 +135,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         first, others = session.items[marked[0]].nodeid, len(marked) - 1
         raise pytest.UsageError(
             f"ephemport: {first}{f' and {others} more' if others else ''} marked {MARKER} cannot "
-            "run on the host network in a run of one isolated process: give it workers (-n 1 or "
-            f"more), deselect them (-m 'not {MARKER}'), or leave --ephemport-isolate out"
+            "run on the host network in a run of one isolated process: start workers (-n 1 or "
+            f"more), deselect these tests (-m 'not {MARKER}'), or leave --ephemport-isolate out"
         )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A scheduler that we do not know of may have sent a test to the wrong worker."""
+    """Fail a test that an unknown scheduler has sent to the wrong worker."""
     if not item.get_closest_marker(MARKER) or not _is_worker(item.config):
         return
     from ephemport.pytest_plugin.isolation.worker import is_isolated
 
     if is_isolated(_workerinput(item.config)):
         pytest.fail(
-            f"marked {MARKER}, and scheduled to a worker that is isolated: ephemport places such "
-            "tests through xdist's own schedulers",
+            f"marked {MARKER}, but scheduled to a worker that is isolated: ephemport places such "
+            "tests only with xdist's own schedulers",
             pytrace=False,
         )
 
@@ -166,17 +170,17 @@ def _workerinput(config: pytest.Config) -> dict[str, Any]:
 
 
 def _is_worker_to_be() -> bool:
-    """Before `workerinput` is there: started by execnet (its popen_args), named by xdist."""
+    """Whether this is a worker, before it has `workerinput`: xdist named it, execnet started it."""
     return "PYTEST_XDIST_WORKER" in os.environ and sys.argv[:1] == ["-c"]
 
 
 def _is_distributed(options: Any) -> bool:
-    """As xdist says it, once its pytest_cmdline_main has run."""
+    """Whether xdist distributes, as its options say after its pytest_cmdline_main."""
     return getattr(options, "dist", "no") != "no" and bool(getattr(options, "tx", None))
 
 
 def _will_be_distributed(options: Any) -> bool:
-    """What xdist's pytest_cmdline_main will make of the options."""
+    """Whether xdist will distribute, as its pytest_cmdline_main will read the options."""
     number = getattr(options, "numprocesses", None)
     if number in ("auto", "logical"):
         return not getattr(options, "usepdb", False)
@@ -188,8 +192,8 @@ def _will_be_distributed(options: Any) -> bool:
 def _refuse_looponfail(options: Any) -> None:
     if getattr(options, "looponfail", False):
         raise pytest.UsageError(
-            "ephemport: --looponfail starts an interpreter that cannot be isolated: leave one of "
-            "--looponfail and --ephemport-isolate out (pytest-watcher and entr run pytest anew)"
+            "ephemport: --looponfail starts an interpreter that cannot be isolated: leave "
+            "--looponfail or --ephemport-isolate out (pytest-watcher and entr start pytest anew)"
         )
 
 
@@ -197,7 +201,7 @@ def _refused(config: pytest.Config, options: Any, reason: str) -> None:
     reason = reason.removeprefix("cannot isolate: ")
     if options.ephemport_isolate != "auto":
         raise pytest.UsageError(
-            f"ephemport: cannot isolate: {reason} (--ephemport-isolate=auto goes on without)"
+            f"ephemport: cannot isolate: {reason} (--ephemport-isolate=auto goes on without it)"
         )
     config.stash[_REFUSED] = reason
 
@@ -209,7 +213,7 @@ def _isolate_this_process(config: pytest.Config, options: Any) -> None:
         config.stash[_ALONE] = "a new interpreter"
         return
     if sys.platform == "linux" and os.geteuid() != 0 and len(os.listdir("/proc/self/task")) > 1:
-        # A user namespace takes a single thread, and a plugin has started another.
+        # Only a single-threaded process can enter a user namespace; a plugin started a thread.
         command = _own_command(config)
         if command is not None and why_not() is None:
             os.environ[_ENTERED] = str(os.getpid())
@@ -225,7 +229,7 @@ def _isolate_this_process(config: pytest.Config, options: Any) -> None:
 
 
 def _own_command(config: pytest.Config) -> list[str] | None:
-    """The command that starts this very run again, isolated; None if that is not known for sure."""
+    """Return the command that starts this run again, isolated; None if it is not certain."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     by_module = spec is not None and spec.name in ("pytest.__main__", "pytest")

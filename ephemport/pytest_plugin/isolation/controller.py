@@ -26,7 +26,7 @@ Spec = Any  # execnet.XSpec: no types
 
 
 def why_not_these_workers(config: pytest.Config) -> str | None:
-    """Why the workers that are asked for cannot be isolated, in one line; None if they can."""
+    """Return why the requested workers cannot be isolated, in one line; None if they can."""
     import execnet
 
     for text in config.getoption("tx"):
@@ -35,8 +35,8 @@ def why_not_these_workers(config: pytest.Config) -> str | None:
         spec = execnet.XSpec(rest if star and count.isdecimal() else text)
         if not spec.popen or spec.via:
             return (
-                f"--tx {text} starts a worker elsewhere, and only this machine's can be isolated: "
-                "leave it out, or --ephemport-isolate"
+                f"--tx {text} starts a worker on another machine, and only workers on this one can "
+                "be isolated: leave --tx or --ephemport-isolate out"
             )
     return None
 
@@ -60,8 +60,8 @@ class IsolatedWorkers:
 
     def pytest_xdist_setupnodes(self, specs: Sequence[Spec]) -> None:
         """Wrap the workers' interpreters."""
-        # Once wrapped, a spec stays so: xdist starts the worker that replaces a crashed one from
-        # the same object.
+        # A wrapped spec stays wrapped: xdist uses the same object for the worker that replaces a
+        # crashed one.
         self._shared_spec = copy.copy(specs[0])
         self._shared_spec.id = None
         for spec in specs:
@@ -75,7 +75,8 @@ class IsolatedWorkers:
         if not self.is_shared(node):
             with suppress(OSError):
                 pid = node.gateway._rinfo().pid
-                # Its own word: in a container of its own it may be another process's number here.
+                # The worker reports this pid: if it is in a container, another process may have
+                # that pid here.
                 if pid in descendants(os.getpid()):
                     self._networks[node.gateway.id] = PinnedNetwork(pid)
                     worker = Descriptor(os.pidfd_open(pid))
@@ -84,7 +85,7 @@ class IsolatedWorkers:
                     ).start()
 
     def pytest_testnodedown(self, node: Worker, error: object | None) -> None:
-        """End what a worker that crashed, or was killed, had started: nobody else will."""
+        """End what a worker had started that crashed or was killed: nobody else ends it."""
         network = self._networks.pop(node.gateway.id, None)
         if network is not None:
             if error:
@@ -92,7 +93,7 @@ class IsolatedWorkers:
             network.close()
 
     def _end_what_is_left(self) -> None:
-        """A run that breaks off in the controller hears of no worker's end."""
+        """End what is left: a run that breaks off in the controller sees no worker's end."""
         for network in self._networks.values():
             end_processes_in(network)
             network.close()
@@ -107,7 +108,7 @@ class IsolatedWorkers:
         return node.gateway.spec is self._shared_spec
 
     def marked_in(self, node: Worker) -> list[int]:
-        """Which tests of a worker's collection are for the host network."""
+        """Return which tests of a worker's collection are for the host network."""
         return marked_in(self._folder, node.gateway.id)
 
     def start_shared(self) -> None:
@@ -118,13 +119,13 @@ class IsolatedWorkers:
         session._active_nodes.add(manager.setup_node(self._shared_spec, session.queue.put))
 
     def report_difference(self, here: Worker, there: Worker) -> None:
-        """Two workers collected different tests, so that nobody can say which is which."""
+        """Report that two workers collected different tests: their indices do not match."""
         report = pytest.CollectReport(
             nodeid=there.gateway.id,
             outcome="failed",
             longrepr=(
-                f"ephemport: {there.gateway.id}, on the host network, collected other tests than "
-                f"{here.gateway.id}, which is isolated; collection must not depend on the network"
+                f"ephemport: {there.gateway.id}, on the host network, and {here.gateway.id}, which "
+                "is isolated, collected different tests; collection must not depend on the network"
             ),
             result=[],
         )
@@ -132,7 +133,7 @@ class IsolatedWorkers:
 
 
 def _remove(folder: str, owner: int) -> None:
-    """Remove a folder of mkdtemp()'s, in the process that made it."""
+    """Remove a folder of mkdtemp(), only in the process that made it."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -140,8 +141,8 @@ def _remove(folder: str, owner: int) -> None:
 def _end_with(worker: Descriptor, network: PinnedNetwork) -> None:
     """End what a worker had started as soon as a signal ends it. worker: its pidfd.
 
-    A child that it forked has its connection to the controller open, and until that is closed xdist
-    waits for a worker that is gone.
+    A child that it forked still has its connection to the controller open. Until that is closed,
+    xdist waits for a worker that is gone.
     """
     try:
         waiting = select.poll()

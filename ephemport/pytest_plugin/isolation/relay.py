@@ -1,9 +1,9 @@
-"""A way through for plugins whose workers talk to the controller over the loopback.
+"""A relay for plugins whose workers connect to the controller over the loopback.
 
-pytest-rerunfailures keeps its counts in a server of the controller's, and every worker connects to
-it on 127.0.0.1 as soon as the plugin is installed; from another network there is no such server.
-A Unix socket with a path is of no network: through it the controller passes a connection that it
-made, and a thread of the worker copies between that and the plugin's own.
+pytest-rerunfailures keeps its counts in a server in the controller. Where the plugin is installed,
+every worker connects to it on 127.0.0.1; another network has no such server. A Unix socket with a
+path belongs to no network. Through it the controller passes a connection that it made, and a thread
+of the worker copies between that connection and the plugin's own.
 """
 
 import os
@@ -14,14 +14,14 @@ from threading import Thread
 from typing import Any
 
 _HOST = "127.0.0.1"
-# Where plugins say in `workerinput` which port of the controller's to connect to.
+# The keys of `workerinput` under which plugins name the controller's port.
 _PORTS = ("sock_port",)
 
 
 def offer(folder: str) -> socket.socket:
-    """In the controller: pass a connection to whichever of its ports is asked for.
+    """In the controller: pass connections to the requested ports of the controller.
 
-    Ends when the socket that is returned is shut down.
+    Ends when the returned socket is shut down.
     """
     listener = socket.socket(socket.AF_UNIX)
     with _short(folder) as path:
@@ -70,7 +70,7 @@ def _relay(listener: socket.socket, folder: str, port: int) -> None:
 
 @contextmanager
 def _short(folder: str) -> Iterator[str]:
-    """A path of the socket that fits into a sockaddr_un's 108 bytes, however long the folder's."""
+    """Yield a path of the socket that fits into 108 bytes (sockaddr_un), for any folder."""
     descriptor = os.open(folder, os.O_PATH)
     try:
         yield f"/proc/self/fd/{descriptor}/relay"

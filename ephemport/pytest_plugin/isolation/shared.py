@@ -1,8 +1,8 @@
-"""Tests marked `ephemport_shared`: to one more worker, on the host network; all others never there.
+"""Tests marked `ephemport_shared` run in one more worker, on the host network; no others run there.
 
-xdist's schedulers know tests by their number in the collection, and workers by the object that
-speaks with them. So the chosen scheduler, whichever it is, is shown a collection without the marked
-tests, and workers that translate its numbers back.
+xdist's schedulers know a test by its index in the collection, and a worker by the object that
+speaks with it. So any chosen scheduler sees a collection without the marked tests, and workers that
+translate its indices back.
 """
 
 from bisect import bisect_left
@@ -21,13 +21,13 @@ class Workers(Protocol):
         """Whether a worker is the one on the host network."""
 
     def marked_in(self, node: Worker) -> list[int]:
-        """Which tests of a worker's collection are for the host network."""
+        """Return which tests of a worker's collection are for the host network."""
 
     def start_shared(self) -> None:
         """Start the worker on the host network."""
 
     def report_difference(self, here: Worker, there: Worker) -> None:
-        """Say that two workers collected different tests."""
+        """Report that two workers collected different tests."""
 
 
 class _Isolated:
@@ -38,7 +38,7 @@ class _Isolated:
         self.unmarked: Sequence[int] = ()
 
     def position(self, index: int) -> int:
-        """The inner scheduler's number for a test."""
+        """Return the inner scheduler's index of a test."""
         return bisect_left(self.unmarked, index)
 
     def send_runtest_some(self, indices: Sequence[int]) -> None:
@@ -64,7 +64,7 @@ class TwoNetworks:
         self._inner = inner
         self._workers = workers
         self._isolated: dict[Worker, _Isolated] = {}
-        # Of the first collection: all ids, and what is marked and was not yet sent to a worker.
+        # Of the first collection: all ids, and the marked tests that no worker has got so far.
         self._collection: list[str] | None = None
         self._collected_by: Worker | None = None
         self._waiting: list[int] = []
@@ -79,8 +79,8 @@ class TwoNetworks:
     @property
     def collection_is_completed(self) -> bool:
         """Whether all workers have collected, so that tests may begin."""
-        # All of them have to be there before the first test: pytest-cov deletes, when a worker
-        # starts, what workers that finished before have measured.
+        # All workers must be there before the first test: when a worker starts, pytest-cov deletes
+        # the measurements of workers that have finished.
         expected = bool(self._waiting)
         arrived = any(pending is not None for pending in self._shared.values())
         return self._inner.collection_is_completed and (arrived or not expected)
@@ -88,8 +88,8 @@ class TwoNetworks:
     @property
     def tests_finished(self) -> bool:
         """Whether every test was sent and nearly every one has run."""
-        # A worker runs its last test when it is told that no other comes, so sent is as good as
-        # done; xdist's own schedulers count in the same way.
+        # A worker runs its last test when it learns that no other comes. So a sent test counts as
+        # done, as in xdist's own schedulers.
         return self._inner.tests_finished and not self._waiting
 
     @property
@@ -98,7 +98,7 @@ class TwoNetworks:
         return bool(self._inner.has_pending or any(self._shared.values()))
 
     def add_node(self, node: Worker) -> None:
-        """A worker is there."""
+        """Add a worker that is ready."""
         if self._workers.is_shared(node):
             self._shared[node] = None
         else:
@@ -106,7 +106,7 @@ class TwoNetworks:
             self._inner.add_node(self._isolated[node])
 
     def add_node_collection(self, node: Worker, collection: Sequence[str]) -> None:
-        """A worker has collected."""
+        """Note what a worker has collected."""
         if self._workers.is_shared(node):
             self._shared[node] = []
             if list(collection) != self._collection and self._collected_by is not None:
@@ -125,12 +125,12 @@ class TwoNetworks:
                 self._workers.start_shared()
 
     def schedule(self) -> None:
-        """Hand out tests to whoever is ready for some."""
+        """Send tests to the workers that are ready for some."""
         self._inner.schedule()
         self._send_waiting()
 
     def mark_test_complete(self, node: Worker, item_index: int, duration: float = 0) -> None:
-        """A test has run."""
+        """Note that a test has run."""
         if node in self._shared:
             (self._shared[node] or []).remove(item_index)
         else:
@@ -138,7 +138,7 @@ class TwoNetworks:
             self._inner.mark_test_complete(isolated, isolated.position(item_index), duration)
 
     def mark_test_pending(self, item: str) -> None:
-        """A test is to run again."""
+        """Note that a test must run again."""
         assert self._collection is not None
         assert self._collected_by is not None
         index = self._collection.index(item)
@@ -148,13 +148,13 @@ class TwoNetworks:
             self._waiting.insert(0, index)
 
     def remove_pending_tests_from_node(self, node: Worker, indices: Sequence[int]) -> None:
-        """A worker gave tests back that it was asked for."""
+        """Note that a worker gave back tests that the scheduler had asked for."""
         isolated = self._isolated[node]
         positions = [isolated.position(n) for n in indices]
         self._inner.remove_pending_tests_from_node(isolated, positions)
 
     def remove_node(self, node: Worker) -> str | None:
-        """A worker is gone; return the test that it crashed in."""
+        """Remove a worker that is gone, and return the test that it crashed in."""
         if node not in self._shared:
             crashed: str | None = self._inner.remove_node(self._isolated[node])
             return crashed

@@ -1,4 +1,4 @@
-"""What an isolated worker does: look where it is, and say which tests are for the host network."""
+"""What an isolated worker does: it checks its network and reports tests for the host network."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from ephemport._isolating.networks import network_of
 from ephemport.pytest_plugin.isolation import relay
 
-# What the controller tells a worker, in xdist's `workerinput`.
+# What the controller passes to a worker, in xdist's `workerinput`.
 HOST_NETWORK = "ephemport_host_network"
 FOLDER = "ephemport_folder"
 
@@ -19,16 +19,16 @@ def is_isolated(workerinput: dict[str, Any]) -> bool:
 
 
 def configure_worker(workerinput: dict[str, Any]) -> None:
-    """Let other plugins' connections to the controller through."""
+    """Relay other plugins' connections to the controller."""
     if is_isolated(workerinput):
         relay.accept(workerinput[FOLDER], workerinput)
 
 
 def report_marked(workerinput: dict[str, Any], marked: Sequence[int]) -> None:
-    """Say which of the collected tests are for the host network.
+    """Report which of the collected tests are for the host network.
 
-    In a file, because xdist's messages have no room for it; written before the message that the
-    collection is finished.
+    The report is a file, because xdist's messages have no room for it. It is written before the
+    message that the collection is finished.
     """
     folder = workerinput.get(FOLDER)
     if folder is not None:
@@ -36,7 +36,7 @@ def report_marked(workerinput: dict[str, Any], marked: Sequence[int]) -> None:
 
 
 def marked_in(folder: str, worker: str) -> list[int]:
-    """In the controller: what `report_marked()` of a worker has said; nothing if it has not."""
+    """In the controller: return what `report_marked()` of a worker reported; else nothing."""
     path = _report(folder, worker)
     marked: list[int] = json.loads(path.read_text()) if path.exists() else []
     return marked
