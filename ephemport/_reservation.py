@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex, overload
 from ephemport._arguments import checked_count, shown
 from ephemport._errors import ReservationReleased
 from ephemport._holding.block import EndsWithBlock
+from ephemport._holding.end import state_of, why_not_held
 from ephemport._holding.handoffs import HANDOFFS
-from ephemport._holding.hold import Hold, How, ReservedHold
+from ephemport._holding.hold import Hold, ReservedHold
 from ephemport._holding.host import make_url
 from ephemport._holding.request import Request, exhausted
 from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
-from ephemport._kernel.processes import is_running
 from ephemport._later import importing
 from ephemport._looking.listeners import Listener
 from ephemport._serving.activation import Argument, Text
@@ -279,7 +279,7 @@ class Reservation(EndsWithBlock):
     def _require_held(self, verb: str) -> None:
         if self.released:
             raise ReservationReleased(
-                f"cannot {verb} port {self._port}: {_why_not_held(self._hold)}",
+                f"cannot {verb} port {self._port}: {why_not_held(self._hold.end)}",
                 port=self._port,
                 protocol=self._protocol,
             )
@@ -290,7 +290,7 @@ class Reservation(EndsWithBlock):
     def __repr__(self) -> str:
         if not hasattr(self, "_handoff"):
             return object.__repr__(self)  # interrupted while it was made
-        state = _state_of(self._hold) if self.released else "held"
+        state = state_of(self._hold.end) if self.released else "held"
         return (
             f"<Reservation {self._port} host={self._host!r} protocol={self._protocol!r} "
             f"handoff={self._handoff!r} {state}>"
@@ -301,47 +301,6 @@ _ONE_OF_A_KIND = (
     "it is held by this process. For another process there is share(), which gives a token that "
     "it can adopt()"
 )
-
-
-def _state_of(hold: Hold) -> str:
-    """How a hold ended, in a word or two."""
-    end = hold.end
-    if end is None or end.how is How.RELEASED:
-        return "released"
-    if end.how is How.CLOSED:
-        return "lost: its descriptor was closed"
-    if end.how is How.ADOPTED:
-        return f"released here, adopted by pid {end.pid}"
-    return f"released here, kept by pid {end.pid}{_has_ended(end.pid)}"
-
-
-def _why_not_held(hold: Hold) -> str:
-    """How a hold ended and what to do about it, as errors say it."""
-    end = hold.end
-    if end is None or end.how is How.RELEASED:
-        return "its reservation was released; reserve() another"
-    if end.how is How.CLOSED:
-        return (
-            "code of this process closed the descriptor that held it, as os.closerange() and "
-            "daemonizing libraries do, and nothing holds it now; reserve() after that"
-        )
-    if end.how is How.ADOPTED:
-        return (
-            f"it was adopted by pid {end.pid}; reserve() here, or adopt() what that process shares"
-        )
-    if _has_ended(end.pid):
-        return (
-            f"it was kept by pid {end.pid}, which this process was forked from and which has "
-            "ended, so that nothing holds it now; a daemon calls reserve() when it has become one"
-        )
-    return (
-        f"it was kept by pid {end.pid}, which this process was forked from; reserve() here, or "
-        "adopt() what that process shares"
-    )
-
-
-def _has_ended(pid: int | None) -> str:
-    return "" if pid is not None and is_running(pid) else ", which has ended"
 
 
 class ReservationGroup(EndsWithBlock, Sequence[Reservation]):

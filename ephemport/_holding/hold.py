@@ -16,12 +16,9 @@ Two things can happen to a hold at any moment, and it is made for both:
 
 import errno
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from enum import Enum, auto
-from operator import methodcaller
+from contextlib import contextmanager
 from socket import (
     AF_INET,
     AF_INET6,
@@ -37,12 +34,20 @@ from socket import (
     socket,
 )
 from time import monotonic, sleep
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from weakref import ref
 
+from ephemport._holding.end import End, How
 from ephemport._holding.host import Endpoint
+from ephemport._holding.identity import (
+    Identity,
+    close_by_identity,
+    close_unless_lost,
+    cookie_of,
+    identity_of,
+    is_still,
+)
 from ephemport._kernel.fork import forks, lock
-from ephemport._kernel.protocols import KINDS
 from ephemport._kernel.sockets import State, read_sockets
 from ephemport._looking.mark import mark_this_process
 
@@ -66,12 +71,7 @@ _add_live: Callable[["ref[Hold]"], None] = _mark_and_add
 
 # The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
 # is not needed here and costs a tenth of a hold.
-_new_socket = SocketType
-
-# What the kernel calls a socket as long as it runs: a number that is given once (SO_COOKIE in
-# include/uapi/asm-generic/socket.h, Linux 4.12).
-_SO_COOKIE = 57
-_cookie_of = methodcaller("getsockopt", SOL_SOCKET, _SO_COOKIE, 8)
+new_socket = SocketType
 
 # Wildcard holds conflict with it, connections and servers practically never use it.
 _GATE = "127.255.255.254"
@@ -80,12 +80,6 @@ _GATE = "127.255.255.254"
 _PATIENCE_WITH_CHILDREN = 1.0
 _PAUSE = 0.0002
 
-# For the usual hold, where looking up a name is felt.
-_V6, _TCP, _IPV6, _V6ONLY = int(AF_INET6), int(SOCK_STREAM), int(IPPROTO_IPV6), int(IPV6_V6ONLY)
-_SOL, _REUSEADDR, _REUSEPORT = int(SOL_SOCKET), int(SO_REUSEADDR), int(SO_REUSEPORT)
-_ANY = ("::", 0)
-
-Identity = bytes | tuple[int, int]
 # A socket and what it is called.
 Part = tuple[SocketType, Identity]
 
@@ -100,31 +94,15 @@ class Lease(Protocol):
         """Drop this process's copy after a fork; the parent still has it."""
 
 
-class How(Enum):
-    """How a hold ended."""
-
-    RELEASED = auto()
-    FORKED = auto()
-    ADOPTED = auto()
-    CLOSED = auto()
-
-
-class End(NamedTuple):
-    """The end of a hold: how, and the process that kept it (FORKED) or has it now (ADOPTED)."""
-
-    how: How
-    pid: int | None = None
-
-
 class Hold:
     """One port and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
 
-    __slots__ = ("__weakref__", "_end", "_forks", "lease", "parts", "port")
+    __slots__ = ("__weakref__", "_end", "forks", "lease", "parts", "port")
 
     def __init__(self) -> None:
         # TCP before UDP; none as soon as the port was let go.
         self.parts: tuple[Part, ...] = ()
-        self._forks = forks[0]
+        self.forks = forks[0]
         self._end: End | None = None
         self.port = 0
         self.lease: Lease | None = None
@@ -138,7 +116,7 @@ class Hold:
     @property
     def closed(self) -> bool:
         """Whether this process holds the port no longer. Asks the kernel."""
-        if any(not _is(sock, identity) for sock, identity in self.parts):
+        if any(not is_still(sock, identity) for sock, identity in self.parts):
             self._end = End(How.CLOSED)
             self.close()
         return not self.parts
@@ -150,18 +128,18 @@ class Hold:
 
     def close(self) -> None:
         """Let the port go. May be called often, and from any thread."""
-        if self._forks != forks[0]:
+        if self.forks != forks[0]:
             self._close_after_fork()
         for sock, identity in self.parts:
             try:
-                known = _cookie_of(sock)
+                known = cookie_of(sock)
             except OSError:
                 known = None
             # Interrupted between the two, the next call goes on.
             if known == identity:
                 sock.close()
             else:
-                _close_unless_lost(sock, identity)
+                close_unless_lost(sock, identity)
         self.parts = ()
         if self.lease is not None:
             self.lease.close()
@@ -179,10 +157,10 @@ class Hold:
         They do so before anything else (`_after_fork_in_child`), but not before os.fork() returns
         here. Seen on Linux 6.8 and newer (TCP) only; elsewhere nothing is waited for.
         """
-        own = [sock for sock, identity in self.parts if _is(sock, identity)]
+        own = [sock for sock, identity in self.parts if is_still(sock, identity)]
         left = {os.fstat(sock.fileno()).st_ino for sock in own}
         protocols = {_protocol_of(sock) for sock in own}
-        self._forks = forks[0]
+        self.forks = forks[0]
         adopted = self._end is not None
         self.close()
         deadline = monotonic() + _PATIENCE_WITH_CHILDREN
@@ -205,9 +183,9 @@ class Hold:
             self._end = End(How.FORKED, parent)
         for sock, identity in self.parts:
             if sock.fileno() != -1:
-                _close_unless_lost(sock, identity)
+                close_unless_lost(sock, identity)
             else:
-                _close_by_identity(identity)
+                close_by_identity(identity)
         self.parts = ()
         if self.lease is not None:
             self.lease.abandon()
@@ -217,9 +195,9 @@ class Hold:
         """A socket of this hold's, not bound yet. Raises OSError."""
         while True:
             before = forks[0]
-            sock = _new_socket(family, kind)
+            sock = new_socket(family, kind)
             try:
-                self.parts = (*self.parts, (sock, _identity(sock)))
+                self.parts = (*self.parts, (sock, identity_of(sock)))
                 if forks[0] == before:
                     return sock
                 # A child may have a copy that it knows nothing of: this one must never be bound.
@@ -408,102 +386,6 @@ class ReservedHold(Hold):
                 self.close()
 
 
-def hold(port: int, protocol: str) -> Hold:
-    """Hold `port` exclusively on every address; 0 lets the operating system choose.
-
-    Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
-    """
-    held = Hold()
-    try:
-        for kind in KINDS[protocol]:
-            held.bind(kind, held.port or port)
-        return held
-    except BaseException:
-        held.close()
-        raise
-
-
-def opened(held: Hold) -> Hold:
-    """The hold, opened, or closed where that fails. Raises OSError."""
-    try:
-        held.open()
-    except BaseException:
-        held.close()
-        raise
-    return held
-
-
-def hold_usual() -> Hold:
-    """`hold(0, "tcp")` and `open()`, written out: the calls between cost a fifth of the whole."""
-    held = Hold()
-    try:
-        try:
-            sock = _new_socket(_V6, _TCP)
-            held.parts = ((sock, _cookie_of(sock)),)
-        except OSError:
-            sock = None
-        if sock is None or held._forks != forks[0]:
-            # No IPv6, no cookies, no descriptor left, or a fork: the long way, which minds them.
-            held.close()
-            return opened(hold(0, "tcp"))
-        sock.setsockopt(_IPV6, _V6ONLY, 0)
-        sock.bind(_ANY)
-        sock.setsockopt(_SOL, _REUSEADDR, 1)
-        sock.setsockopt(_SOL, _REUSEPORT, 1)
-        held.port = sock.getsockname()[1]
-        return held
-    except BaseException:
-        held.close()
-        raise
-
-
-def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
-    """Hold the first of `ports` that is free, exclusively; None when none of them is."""
-    if protocol == "both":
-        for port in ports:
-            try:
-                return hold(port, protocol)
-            except OSError as error:
-                if error.errno not in TAKEN:
-                    raise
-        return None
-    held = Hold()
-    try:
-        if held.bind_first(KINDS[protocol][0], ports):
-            return held
-    except BaseException:
-        held.close()
-        raise
-    held.close()
-    return None
-
-
-def hold_port(port: int, protocol: str) -> Hold:
-    """Like `hold()`, for a port asked for by name: its own TIME_WAITs are not in the way."""
-    try:
-        return hold(port, protocol)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE or protocol == "udp":
-            raise
-        held = Hold()
-        try:
-            held.bind_past_time_wait(port, error)
-            if protocol == "both":
-                held.bind(SOCK_DGRAM, port)
-            return held
-        except BaseException:
-            held.close()
-            raise
-
-
-def adopt_sockets(port: int, sockets: tuple[SocketType, ...]) -> Hold:
-    """A hold made of sockets that another process bound."""
-    held = Hold()
-    held.parts = tuple((sock, _identity(sock)) for sock in sockets)
-    held.port = port
-    return held
-
-
 def live_inodes() -> set[int]:
     """The inodes of the sockets of every live hold of this process."""
     holds = filter(None, (reference() for reference in list(_live)))
@@ -512,53 +394,6 @@ def live_inodes() -> set[int]:
 
 def _protocol_of(sock: SocketType) -> str:
     return "udp" if sock.type == SOCK_DGRAM else "tcp"
-
-
-def _identity(sock: SocketType) -> Identity:
-    """What no other socket is called, nor any other file. Raises OSError: it is closed."""
-    try:
-        cookie: bytes = _cookie_of(sock)
-        return cookie
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            raise
-    # Linux before 4.12, gVisor, or no socket any more.
-    found = os.fstat(sock.fileno())
-    return found.st_dev, found.st_ino
-
-
-def _is(sock: SocketType, identity: Identity) -> bool:
-    """Whether a socket's descriptor still is what it was."""
-    try:
-        return _identity(sock) == identity
-    except OSError:
-        return False
-
-
-def _close_unless_lost(sock: SocketType, identity: Identity) -> None:
-    """Close a socket, but not whatever else has its descriptor by now."""
-    if _is(sock, identity):
-        sock.close()
-    else:
-        sock.detach()
-
-
-def _close_by_identity(identity: Identity) -> None:
-    """Close a socket that another thread of the parent was about to close when it forked.
-
-    The socket object has given its descriptor up by then, and the kernel had not closed it yet.
-    """
-    from ephemport._kernel.other_process import socket_option
-
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError):
-            found = os.fstat(descriptor)
-            known: Identity = (found.st_dev, found.st_ino)
-            if isinstance(identity, bytes):
-                cookie = socket_option(descriptor, _SO_COOKIE)
-                known = cookie.to_bytes(len(identity), sys.byteorder)
-            if known == identity:
-                os.close(descriptor)
 
 
 def _refuse_datagrams(sock: SocketType) -> None:

@@ -11,8 +11,9 @@ from typing import SupportsIndex
 from ephemport import _spelling
 from ephemport._arguments import PORTS, at_most, port_or_any, shown
 from ephemport._errors import PortsExhausted, PortUnavailable
+from ephemport._holding.acquire import opened
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
-from ephemport._holding.hold import TAKEN, Hold, opened
+from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.sources import Source
 from ephemport._kernel.protocols import check_protocol

@@ -24,8 +24,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ephemport._arguments import port_or_any
+from ephemport._holding.acquire import hold_port
+from ephemport._holding.end import How
 from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
-from ephemport._holding.hold import How, hold_port
 from ephemport._holding.host import endpoint
 from ephemport._holding.request import Request
 from ephemport._holding.shadow import shadow_addresses

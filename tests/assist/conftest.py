@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ephemport._holding.hold import Hold, hold
+from ephemport._holding.acquire import hold
+from ephemport._holding.hold import Hold
 from ephemport._serving.assist import start_assisted
 
 PATIENCE = 20.0

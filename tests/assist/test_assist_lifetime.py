@@ -201,7 +201,7 @@ def test_under_churn(start_python: Start) -> None:
     program = """
 import os, subprocess, sys, threading, time
 from ephemport._serving.assist import start_assisted
-from ephemport._holding.hold import hold
+from ephemport._holding.acquire import hold
 
 SERVER = '''
 import socket, sys
@@ -371,7 +371,7 @@ def test_a_fork_in_between_carries_nothing_away(
     program = f"""
 import importlib, os, subprocess, sys, threading
 from ephemport._serving.assist import start_assisted
-from ephemport._holding.hold import hold
+from ephemport._holding.acquire import hold
 
 module = importlib.import_module({module!r})
 original = module.{function}

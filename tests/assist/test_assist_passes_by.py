@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ephemport._holding.hold import hold
+from ephemport._holding.acquire import hold
 from ephemport._kernel.fork import lock
 from tests.assist.conftest import NewHold, Start
 

@@ -165,7 +165,7 @@ except OSError as error:
 
 
 def test_two_holds_with_one_number(start_python: Start, new_hold: NewHold) -> None:
-    from ephemport._holding.hold import hold
+    from ephemport._holding.acquire import hold
 
     tcp = new_hold()
     udp = hold(tcp.port, "udp")
@@ -306,7 +306,7 @@ def test_as_an_ordinary_user(start_python: Start) -> None:
     program = f"""
 import ctypes, os, subprocess
 from ephemport._serving.assist import check_assist, start_assisted
-from ephemport._holding.hold import hold
+from ephemport._holding.acquire import hold
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -352,7 +352,7 @@ def test_forked_child_of_ours(start_python: Start) -> None:
     program = """
 import os, socket
 from ephemport._serving.assist import start_assisted
-from ephemport._holding.hold import hold
+from ephemport._holding.acquire import hold
 held = hold(0, "tcp")
 held.open()
 def fork():

@@ -156,7 +156,8 @@ def test_whatever_system_call_fails_nothing_is_left_open(
                 if len(calls) == Broken.fail_at:
                     raise OSError(errno.ENOBUFS, "No buffer space available")
 
-    monkeypatch.setattr("ephemport._holding.hold._new_socket", Broken)
+    for home in ("hold", "acquire"):
+        monkeypatch.setattr(f"ephemport._holding.{home}.new_socket", Broken)
     before = open_descriptors()
     reserve(handoff=handoff, protocol=protocol).release()
     succeeding = len(calls)

@@ -52,7 +52,8 @@ def test_bound_first_opened_after(
     monkeypatch: pytest.MonkeyPatch, host: str, protocol: str, handoff: str, calls: list[str]
 ) -> None:
     made: list[str] = []
-    monkeypatch.setattr("ephemport._holding.hold._new_socket", recorder(made))
+    for home in ("hold", "acquire"):
+        monkeypatch.setattr(f"ephemport._holding.{home}.new_socket", recorder(made))
     with reserve(host=host, protocol=protocol, handoff=handoff):
         assert made == calls
 

@@ -278,7 +278,8 @@ def test_wrong_arguments_are_refused_before_anything_is_bound(
         raise AssertionError("a socket was made")
 
     before = bound_ports()
-    monkeypatch.setattr("ephemport._holding.hold._new_socket", forbidden)
+    for home in ("hold", "acquire"):
+        monkeypatch.setattr(f"ephemport._holding.{home}.new_socket", forbidden)
     with pytest.raises(error) as caught:
         reserve(**arguments)
     assert type(caught.value) is error

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import ephemport._holding.acquire
 import ephemport._holding.hold
 from ephemport import holders, reserve, reserve_many
 from tests.conftest import InNamespace
@@ -35,7 +36,8 @@ OFF = {"ipv6/conf/all/disable_ipv6": "1"}
 
 def prepare(way: str) -> None:
     if way == "not in the kernel":
-        setattr(ephemport._holding.hold, "_new_socket", no_ipv6)  # noqa: B010
+        for module in (ephemport._holding.hold, ephemport._holding.acquire):
+            setattr(module, "new_socket", no_ipv6)  # noqa: B010
 
 
 def _nobody(way: str, protocol: str, handoff: str) -> list[int]:

@@ -66,7 +66,7 @@ def _shares_ports(ports: Iterable[int]) -> Callable[..., Reservation]:
     import socket
 
     from benchmarks.soak import events
-    from ephemport._holding.hold import adopt_sockets
+    from ephemport._holding.acquire import adopt_sockets
 
     def trap(**terms: Any) -> Reservation:
         sock = socket.SocketType(socket.AF_INET6, socket.SOCK_DGRAM)

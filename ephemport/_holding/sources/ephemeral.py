@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ephemport._errors import PortsExhausted
-from ephemport._holding.hold import Hold, hold, hold_first, hold_port, hold_usual, opened
+from ephemport._holding.acquire import hold, hold_first, hold_port, hold_usual, opened
+from ephemport._holding.hold import Hold
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from ephemport._errors import PortsExhausted, PortUnavailable
-from ephemport._holding.hold import Hold, hold_port
+from ephemport._holding.acquire import hold_port
+from ephemport._holding.hold import Hold
 from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.sources import Source, Terms, not_enough

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from contextlib import redirect_stderr, suppress
 
 from ephemport._errors import EphemportError, PortsExhausted
-from ephemport._holding.hold import Hold, hold_port
+from ephemport._holding.acquire import hold_port
+from ephemport._holding.hold import Hold
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock

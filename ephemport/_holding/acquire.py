@@ -1,0 +1,121 @@
+"""Getting a hold: on any port, on this one, on the first of several, on what another one held."""
+
+import errno
+from collections.abc import Iterable
+from socket import (
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    SocketType,
+)
+
+from ephemport._holding.hold import TAKEN, Hold, new_socket
+from ephemport._holding.identity import cookie_of, identity_of
+from ephemport._kernel.fork import forks
+from ephemport._kernel.protocols import KINDS
+
+# For the usual hold, where looking up a name is felt.
+_V6, _TCP, _IPV6, _V6ONLY = int(AF_INET6), int(SOCK_STREAM), int(IPPROTO_IPV6), int(IPV6_V6ONLY)
+_SOL, _REUSEADDR, _REUSEPORT = int(SOL_SOCKET), int(SO_REUSEADDR), int(SO_REUSEPORT)
+_ANY = ("::", 0)
+
+
+def hold(port: int, protocol: str) -> Hold:
+    """Hold `port` exclusively on every address; 0 lets the operating system choose.
+
+    Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
+    """
+    held = Hold()
+    try:
+        for kind in KINDS[protocol]:
+            held.bind(kind, held.port or port)
+        return held
+    except BaseException:
+        held.close()
+        raise
+
+
+def opened(held: Hold) -> Hold:
+    """The hold, opened, or closed where that fails. Raises OSError."""
+    try:
+        held.open()
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def hold_usual() -> Hold:
+    """`hold(0, "tcp")` and `open()`, written out: the calls between cost a fifth of the whole."""
+    held = Hold()
+    try:
+        try:
+            sock = new_socket(_V6, _TCP)
+            held.parts = ((sock, cookie_of(sock)),)
+        except OSError:
+            sock = None
+        if sock is None or held.forks != forks[0]:
+            # No IPv6, no cookies, no descriptor left, or a fork: the long way, which minds them.
+            held.close()
+            return opened(hold(0, "tcp"))
+        sock.setsockopt(_IPV6, _V6ONLY, 0)
+        sock.bind(_ANY)
+        sock.setsockopt(_SOL, _REUSEADDR, 1)
+        sock.setsockopt(_SOL, _REUSEPORT, 1)
+        held.port = sock.getsockname()[1]
+        return held
+    except BaseException:
+        held.close()
+        raise
+
+
+def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
+    """Hold the first of `ports` that is free, exclusively; None when none of them is."""
+    if protocol == "both":
+        for port in ports:
+            try:
+                return hold(port, protocol)
+            except OSError as error:
+                if error.errno not in TAKEN:
+                    raise
+        return None
+    held = Hold()
+    try:
+        if held.bind_first(KINDS[protocol][0], ports):
+            return held
+    except BaseException:
+        held.close()
+        raise
+    held.close()
+    return None
+
+
+def hold_port(port: int, protocol: str) -> Hold:
+    """Like `hold()`, for a port asked for by name: its own TIME_WAITs are not in the way."""
+    try:
+        return hold(port, protocol)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or protocol == "udp":
+            raise
+        held = Hold()
+        try:
+            held.bind_past_time_wait(port, error)
+            if protocol == "both":
+                held.bind(SOCK_DGRAM, port)
+            return held
+        except BaseException:
+            held.close()
+            raise
+
+
+def adopt_sockets(port: int, sockets: tuple[SocketType, ...]) -> Hold:
+    """A hold made of sockets that another process bound."""
+    held = Hold()
+    held.parts = tuple((sock, identity_of(sock)) for sock in sockets)
+    held.port = port
+    return held
