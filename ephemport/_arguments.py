@@ -48,18 +48,18 @@ def whole(value: object, must_be: str) -> int:
 
 def checked_port(port: SupportsIndex) -> int:
     """`port`, an int or a Reservation, as a plain int from 1 to 65535."""
-    number = whole(port, "port must be an int or a Reservation")
-    if not 0 < number < PORTS:
-        raise ValueError(f"{shown(number)} is no port: ports are 1 to 65535")
-    return number
+    plain = whole(port, "port must be an int or a Reservation")
+    if not 0 < plain < PORTS:
+        raise ValueError(f"{shown(plain)} is no port: ports are 1 to 65535")
+    return plain
 
 
 def port_or_any(value: object, argument: str) -> int:
     """A port as a plain int, or 0, which means any port."""
-    number = whole(value, f"{argument} takes an int or an iterable of ints")
-    if not 0 <= number < PORTS:
-        raise ValueError(f"{argument}={shown(number)} is no port: ports are 1 to 65535 (0: any)")
-    return number
+    port = whole(value, f"{argument} takes an int or an iterable of ints")
+    if not 0 <= port < PORTS:
+        raise ValueError(f"{argument}={shown(port)} is no port: ports are 1 to 65535 (0: any)")
+    return port
 
 
 def checked_count(count: SupportsIndex) -> int:

@@ -1,4 +1,4 @@
-"""Getting a hold: on any port, on this one, on the first of several, on what another one held."""
+"""How to get a hold: of any port, a given one, the first free one, or another process's sockets."""
 
 import errno
 from collections.abc import Iterable
@@ -19,16 +19,16 @@ from ephemport._holding.identity import cookie_of, identity_of
 from ephemport._kernel.fork import forks
 from ephemport._kernel.protocols import KINDS
 
-# For the usual hold, where looking up a name is felt.
+# For the usual hold, where each look-up of a name has a measurable cost.
 _V6, _TCP, _IPV6, _V6ONLY = int(AF_INET6), int(SOCK_STREAM), int(IPPROTO_IPV6), int(IPV6_V6ONLY)
 _SOL, _REUSEADDR, _REUSEPORT = int(SOL_SOCKET), int(SO_REUSEADDR), int(SO_REUSEPORT)
 _ANY = ("::", 0)
 
 
 def hold(port: int, protocol: str) -> Hold:
-    """Hold `port` exclusively on every address; 0 lets the operating system choose.
+    """Hold `port` exclusively on every address. 0: the operating system assigns one.
 
-    Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
+    Raises OSError: EADDRINUSE if the port (or, for 0, every port) is taken.
     """
     held = Hold()
     try:
@@ -41,7 +41,7 @@ def hold(port: int, protocol: str) -> Hold:
 
 
 def opened(held: Hold) -> Hold:
-    """The hold, opened, or closed where that fails. Raises OSError."""
+    """Open the hold and return it. Raises OSError, and then the hold is closed."""
     try:
         held.open()
     except BaseException:
@@ -51,7 +51,7 @@ def opened(held: Hold) -> Hold:
 
 
 def hold_usual() -> Hold:
-    """`hold(0, "tcp")` and `open()`, written out: the calls between cost a fifth of the whole."""
+    """`hold(0, "tcp")` and `open()`, written out: the calls would cost a fifth of the whole."""
     held = Hold()
     try:
         try:
@@ -60,7 +60,7 @@ def hold_usual() -> Hold:
         except OSError:
             sock = None
         if sock is None or held.forks != forks[0]:
-            # No IPv6, no cookies, no descriptor left, or a fork: the long way, which minds them.
+            # No IPv6, no cookies, no descriptor left, or a fork: the long way handles them.
             held.close()
             return opened(hold(0, "tcp"))
         sock.setsockopt(_IPV6, _V6ONLY, 0)
@@ -75,7 +75,7 @@ def hold_usual() -> Hold:
 
 
 def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
-    """Hold the first of `ports` that is free, exclusively; None when none of them is."""
+    """Hold the first of `ports` that is free, exclusively. None: none is free."""
     if protocol == "both":
         for port in ports:
             try:
@@ -96,7 +96,7 @@ def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
 
 
 def hold_port(port: int, protocol: str) -> Hold:
-    """Like `hold()`, for a port asked for by name: its own TIME_WAITs are not in the way."""
+    """As `hold()`, for a requested port: connections in TIME_WAIT are not in the way."""
     try:
         return hold(port, protocol)
     except OSError as error:

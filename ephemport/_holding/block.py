@@ -9,7 +9,7 @@ class EndsWithBlock:
     __slots__ = ()
 
     def _end(self) -> None:
-        raise AssertionError(f"{type(self).__name__} does not say how it ends")
+        raise AssertionError(f"{type(self).__name__} has no _end()")
 
     def __enter__(self) -> Self:
         return self

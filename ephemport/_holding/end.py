@@ -1,4 +1,4 @@
-"""How a hold ended, and what that means for whoever had it."""
+"""How a hold ended, and what its user can do about it."""
 
 from enum import Enum, auto
 from typing import NamedTuple
@@ -16,14 +16,14 @@ class How(Enum):
 
 
 class End(NamedTuple):
-    """The end of a hold: how, and the process that kept it (FORKED) or has it now (ADOPTED)."""
+    """The end of a hold: how, and the pid that kept it (FORKED) or has it now (ADOPTED)."""
 
     how: How
     pid: int | None = None
 
 
 def state_of(end: End | None) -> str:
-    """How a hold ended, in a word or two."""
+    """How a hold ended, in a few words."""
     if end is None or end.how is How.RELEASED:
         return "released"
     if end.how is How.CLOSED:
@@ -34,13 +34,13 @@ def state_of(end: End | None) -> str:
 
 
 def why_not_held(end: End | None) -> str:
-    """How a hold ended and what to do about it, as errors say it."""
+    """How a hold ended and what to do about it, as the text of errors."""
     if end is None or end.how is How.RELEASED:
         return "its reservation was released; reserve() another"
     if end.how is How.CLOSED:
         return (
             "code of this process closed the descriptor that held it, as os.closerange() and "
-            "daemonizing libraries do, and nothing holds it now; reserve() after that"
+            "daemonizing libraries do, and nothing holds it now; call reserve() after that"
         )
     if end.how is How.ADOPTED:
         return (

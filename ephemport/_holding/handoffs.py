@@ -1,7 +1,7 @@
 """The hand-offs: the ways for a server to get a held port. To add one, add an entry here.
 
-A fresh hold is exclusive and stands on every address. A hand-off says what becomes of it before the
-reservation is returned. `lets_in()` says which servers the hold lets in then.
+A new hold is exclusive and covers every address. A hand-off changes it before the reservation is
+returned. `lets_in()` describes which servers the hold lets in after that.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from ephemport._holding.host import Endpoint, endpoint
 from ephemport._holding.shadow import shadow_addresses
 from ephemport._looking.recognition import HoldKind
 
-# Where the shadows of a hold go, by kind of socket (SOCK_STREAM, SOCK_DGRAM).
+# The addresses of the shadows of a hold, by kind of socket (SOCK_STREAM, SOCK_DGRAM).
 Shadows = dict[int, Endpoint]
 
 
 class Handoff(NamedTuple):
     """One way for a server to get a held port.
 
-    name: what `handoff=` takes. shadows: where the shadows for a host and a protocol go, asked
-    before anything is bound; raises ValueError where there is no such place. ready: makes a fresh
-    hold ready for its server, raises OSError. servers_bind: whether a server binds the port itself.
-    kinds: what a hold is then, for "tcp" and for "udp".
+    name: the value of `handoff=`. shadows: the addresses of the shadows for a host and a protocol.
+    It is called before anything is bound, and raises ValueError if there is no such address. ready:
+    makes a new hold ready for its server; raises OSError. servers_bind: whether a server binds the
+    port itself. kinds: the kind of the hold after that, for "tcp" and for "udp".
     """
 
     name: str
@@ -60,7 +60,7 @@ def _open_and_move(hold: Hold, shadows: Shadows) -> None:
 
 
 def _leave(hold: Hold, shadows: Shadows) -> None:
-    """Exclusive is what a hold is from the start."""
+    """Change nothing: a hold is exclusive from the start."""
 
 
 _OPEN = {"tcp": HoldKind.OPEN, "udp": HoldKind.EXCLUSIVE}
@@ -70,7 +70,7 @@ _EXCLUSIVE = {"tcp": HoldKind.EXCLUSIVE, "udp": HoldKind.EXCLUSIVE}
 TAKEOVER = Handoff("takeover", _no_shadows, _open, True, _OPEN)
 SHADOW = Handoff("shadow", _all_shadows, _move, True, _SHADOW)
 FD = Handoff("fd", _no_shadows, _leave, False, _EXCLUSIVE)
-# A take-over whose UDP side lets servers in as a shadow does: not asked for by a name of its own.
+# A take-over whose UDP side lets servers in as a shadow does. `handoff=` has no name for it.
 TAKEOVER_SHADOWING_UDP = TAKEOVER._replace(
     shadows=_udp_shadows, ready=_open_and_move, kinds={**_OPEN, "udp": HoldKind.SHADOW}
 )
@@ -79,7 +79,7 @@ HANDOFFS = {one.name: one for one in (TAKEOVER, SHADOW, FD)}
 
 
 def handoff_named(name: str) -> Handoff:
-    """The hand-off of that name. Raises ValueError, with the known ones, where there is none."""
+    """The hand-off of that name. Raises ValueError, which lists the known ones."""
     found = HANDOFFS.get(name) if isinstance(name, str) else None
     if found is None:
         raise ValueError(f"unknown handoff {shown(name)}; known are {', '.join(HANDOFFS)}")
@@ -87,9 +87,9 @@ def handoff_named(name: str) -> Handoff:
 
 
 def lets_in(kind: HoldKind, protocol: str) -> str:
-    """Which servers a hold of this kind lets in, and what is left to the others: a condition.
+    """Which servers a hold of this kind lets in, as a condition, and what the others can do.
 
-    protocol: "tcp" or "udp". Says nothing about any one server: what it sets may be unknown.
+    protocol: "tcp" or "udp". It describes no single server: the options of that may be unknown.
     """
     if kind is HoldKind.SHADOW:
         return (

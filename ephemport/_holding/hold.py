@@ -1,17 +1,17 @@
 """The sockets that keep a port: exclusive, open, shadow. The place for setsockopt().
 
 A hold is bound and never listens. It starts exclusive: bound on the wildcard address of both
-families with every option off, so that the kernel gives its port to nobody, whatever they set
-(man 7 socket, SO_REUSEADDR; net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict). Then it may
-be opened, so that a server can take it over, or moved to an address that the server does not use.
+families with every option off. So the kernel gives its port to nobody else, with any option (man 7
+socket, SO_REUSEADDR; net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict). Then the hold may be
+opened, so that a server can take it over, or moved to an address that the server does not use.
 
-Two things can happen to a hold at any moment, and it is made for both:
+Two things can happen to a hold at any moment, and it survives both:
 
-- A signal handler raises (Ctrl-C, pytest-timeout). Nothing but its reservation refers to a hold, so
-  one that never became a reservation goes with the frame that had it. No lock is taken on the way.
-- Other code of this process closes its descriptor (os.closerange(), a daemonizing library), and
-  the descriptor's number becomes somebody else's. A hold knows its sockets by what the kernel calls
-  them, and touches nothing else.
+- A signal handler raises (Ctrl-C, pytest-timeout). Only its reservation refers to a hold. So a hold
+  that never became a reservation ends with the frame that had it. Nothing takes a lock in between.
+- Other code of this process closes its descriptor (os.closerange(), a daemonizing library), and the
+  number of the descriptor is used for another file. A hold recognizes its sockets by the identity
+  that the kernel gave them, and touches nothing else.
 """
 
 import errno
@@ -51,16 +51,16 @@ from ephemport._kernel.fork import forks, lock
 from ephemport._kernel.sockets import State, read_sockets
 from ephemport._looking.mark import mark_this_process
 
-# EACCES: a range that reaches below ip_unprivileged_port_start.
+# EACCES: the range reaches below ip_unprivileged_port_start.
 TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
-# Weak, each with its own removal as the callback: see above.
+# Weak references, each of which removes itself from the set: see above.
 _live: set["ref[Hold]"] = set()
 _forget = _live.discard
 
 
 def _mark_and_add(first: "ref[Hold]") -> None:
-    """Mark the process, with its first hold; from then on only add."""
+    """Mark the process at its first hold. From then on only add."""
     global _add_live
     _add_live = _live.add
     mark_this_process()
@@ -69,38 +69,38 @@ def _mark_and_add(first: "ref[Hold]") -> None:
 
 _add_live: Callable[["ref[Hold]"], None] = _mark_and_add
 
-# The one place that makes sockets for holds. The C type: what socket.socket adds to it in Python
-# is not needed here and costs a tenth of a hold.
+# The one place that makes sockets for holds. It is the C type: a hold does not need what
+# socket.socket adds in Python, and that would cost a tenth of a hold.
 new_socket = SocketType
 
-# Wildcard holds conflict with it, connections and servers practically never use it.
+# Wildcard holds conflict with this address. Connections and servers practically never use it.
 _GATE = "127.255.255.254"
 
-# How long a child that was just forked may take to close its copies, in seconds.
+# How long to wait for a child that was just forked to close its copies, in seconds.
 _PATIENCE_WITH_CHILDREN = 1.0
 _PAUSE = 0.0002
 
-# A socket and what it is called.
+# A socket and its identity.
 Part = tuple[SocketType, Identity]
 
 
 class Lease(Protocol):
-    """What a source keeps as long as a port is held, a lock file say."""
+    """Something that a source keeps as long as a port is held, such as a lock file."""
 
     def close(self) -> None:
-        """Give it back. May be called often."""
+        """Give it back. It may be called often."""
 
     def abandon(self) -> None:
-        """Drop this process's copy after a fork; the parent still has it."""
+        """Drop the copy of a forked child. The parent still has it."""
 
 
 class Hold:
-    """One port and the socket(s) that keep it. Closed by `close()`, or in a forked child."""
+    """One port and the sockets that keep it. `close()` ends it, and so does a fork in the child."""
 
     __slots__ = ("__weakref__", "_end", "forks", "lease", "parts", "port")
 
     def __init__(self) -> None:
-        # TCP before UDP; none as soon as the port was let go.
+        # TCP before UDP; none after the port was let go.
         self.parts: tuple[Part, ...] = ()
         self.forks = forks[0]
         self._end: End | None = None
@@ -110,12 +110,12 @@ class Hold:
 
     @property
     def sockets(self) -> tuple[SocketType, ...]:
-        """The sockets, TCP before UDP; none once the port was let go, or is lost."""
+        """The sockets, TCP before UDP; none after the port was let go or lost."""
         return () if self.closed else tuple(sock for sock, _ in self.parts)
 
     @property
     def closed(self) -> bool:
-        """Whether this process holds the port no longer. Asks the kernel."""
+        """Whether this process no longer holds the port. Asks the kernel."""
         if any(not is_still(sock, identity) for sock, identity in self.parts):
             self._end = End(How.CLOSED)
             self.close()
@@ -123,11 +123,11 @@ class Hold:
 
     @property
     def end(self) -> End | None:
-        """How it ended; None as long as it holds."""
+        """How it ended. None as long as it holds the port."""
         return None if self.parts else self._end or End(How.RELEASED)
 
     def close(self) -> None:
-        """Let the port go. May be called often, and from any thread."""
+        """Let the port go. It may be called often, and from any thread."""
         if self.forks != forks[0]:
             self._close_after_fork()
         for sock, identity in self.parts:
@@ -135,7 +135,7 @@ class Hold:
                 known = cookie_of(sock)
             except OSError:
                 known = None
-            # Interrupted between the two, the next call goes on.
+            # If a signal handler raises between the two, the next call goes on.
             if known == identity:
                 sock.close()
             else:
@@ -147,15 +147,15 @@ class Hold:
         self.__class__ = Hold
 
     def hand_on(self, pid: int) -> None:
-        """Let go because process `pid` has the sockets now."""
+        """Let the port go because process `pid` has the sockets now."""
         self._end = End(How.ADOPTED, pid)
         self.close()
 
     def _close_after_fork(self) -> None:
         """Close, and return only when children that were just forked have closed their copies too.
 
-        They do so before anything else (`_after_fork_in_child`), but not before os.fork() returns
-        here. Seen on Linux 6.8 and newer (TCP) only; elsewhere nothing is waited for.
+        That is the first thing that a child does (`_after_fork_in_child`), but os.fork() may return
+        here earlier. Only Linux 6.8 and newer show the copies (TCP). Elsewhere this does not wait.
         """
         own = [sock for sock, identity in self.parts if is_still(sock, identity)]
         left = {os.fstat(sock.fileno()).st_ino for sock in own}
@@ -192,7 +192,7 @@ class Hold:
             self.lease = None
 
     def add(self, family: int, kind: int) -> SocketType:
-        """A socket of this hold's, not bound yet. Raises OSError."""
+        """Add a socket to this hold, not bound. Raises OSError."""
         while True:
             before = forks[0]
             sock = new_socket(family, kind)
@@ -200,7 +200,7 @@ class Hold:
                 self.parts = (*self.parts, (sock, identity_of(sock)))
                 if forks[0] == before:
                     return sock
-                # A child may have a copy that it knows nothing of: this one must never be bound.
+                # A forked child may have an unknown copy. This socket must not be bound.
                 self.parts = self.parts[:-1]
                 sock.close()
             except BaseException:
@@ -208,9 +208,9 @@ class Hold:
                 raise
 
     def bind(self, kind: int, port: int) -> None:
-        """Hold `port` for sockets of `kind`, exclusively; 0 lets the operating system choose.
+        """Hold `port` for sockets of `kind`, exclusively. 0: the operating system assigns one.
 
-        Raises OSError: EADDRINUSE when the port (or, for 0, every port) is taken.
+        Raises OSError: EADDRINUSE if the port (or, for 0, every port) is taken.
         """
         sock, address = self._add_wildcard(kind)
         sock.bind((address, port))
@@ -218,8 +218,8 @@ class Hold:
         self.port = sock.getsockname()[1]
 
     def bind_first(self, kind: int, ports: Iterable[int]) -> bool:
-        """As `bind()`, for the first of `ports` that is free; False when none of them is."""
-        # A socket whose bind was refused can be bound again: a try costs one system call.
+        """As `bind()`, for the first of `ports` that is free. False: none is free."""
+        # A socket can try to bind again after a refusal, so a try costs one system call.
         sock, address = self._add_wildcard(kind)
         for port in ports:
             try:
@@ -234,7 +234,7 @@ class Hold:
         return False
 
     def _add_wildcard(self, kind: int) -> tuple[SocketType, str]:
-        """A socket of both families if there are two, and the address that covers all of them."""
+        """A socket of both families, or of IPv4 alone, and the address that covers all of them."""
         try:
             sock = self.add(AF_INET6, kind)
         except OSError as error:
@@ -247,14 +247,14 @@ class Hold:
     def bind_past_time_wait(self, port: int, taken: OSError) -> None:
         """Hold TCP `port`, although connections that its last server closed are in TIME_WAIT.
 
-        Such a port is only given to a bind with SO_REUSEADDR set (TCP_TIMEWAIT_LEN, 60 s), and
-        such a bind is not exclusive. So the port is first taken on an address of its own, where
-        every other hold of it would conflict. Raises `taken` when a socket is in the way.
+        For 60 s (TCP_TIMEWAIT_LEN) only a bind with SO_REUSEADDR gets such a port, and such a bind
+        is not exclusive. So the port is first bound on an address of its own, where every other
+        hold of the port would conflict. Raises `taken` if a socket is in the way.
         """
         gate = Hold()
         try:
             guard = gate.add(AF_INET, SOCK_STREAM)
-            # Any hold and any server on a wildcard conflicts with this bind, whatever it set.
+            # Any hold and any server on a wildcard conflicts with this bind, with any option.
             guard.bind((_GATE, port))
             guard.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             sock, address = self._add_wildcard(SOCK_STREAM)
@@ -262,7 +262,7 @@ class Hold:
         finally:
             gate.close()
         mine = os.fstat(sock.fileno()).st_ino
-        # A server between its bind() and its listen() on one address passes the gate.
+        # The gate does not see a server on one address between its bind() and its listen().
         others = read_sockets("tcp", {State.BOUND_INACTIVE, State.LISTEN}, port=port)
         if any(record.inode != mine for record in others):
             raise taken
@@ -270,11 +270,11 @@ class Hold:
         self.port = port
 
     def open(self) -> None:
-        """Let TCP servers in that set SO_REUSEADDR or SO_REUSEPORT; UDP stays exclusive.
+        """Let in TCP servers that set SO_REUSEADDR or SO_REUSEPORT. UDP stays exclusive.
 
-        After the bind both options cost nothing and give nothing away: `bind(0)` and `connect()`
-        never share a port that somebody bound. A second UDP socket, on the other hand, would
-        take the datagrams, so UDP is opened only while a socket is handed over.
+        After the bind both options give the port to nobody: `bind(0)` and `connect()` never share a
+        port that is bound. But a second UDP socket would take the datagrams, so UDP is opened only
+        while a socket is handed over.
         """
         sock = self.parts[0][0]
         if sock.type == SOCK_STREAM:
@@ -283,7 +283,7 @@ class Hold:
 
     @contextmanager
     def ajar(self, kind: int) -> Iterator[None]:
-        """Let sockets with SO_REUSEADDR in while the block runs, if the hold is exclusive."""
+        """Let in sockets with SO_REUSEADDR while the block runs, if the hold is exclusive."""
         with lock:
             shut = [
                 sock
@@ -299,10 +299,10 @@ class Hold:
                     sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
 
     def move_to_shadow(self, addresses: dict[int, Endpoint]) -> None:
-        """Keep the port from the given addresses (by socket kind) instead of the wildcard.
+        """Hold the port on the given addresses (by socket kind) instead of the wildcard.
 
-        At no moment is the port free: the shadow is bound beside the wildcard, then that goes.
-        Raises OSError; the hold is then as it was.
+        The port is never free: the shadow is bound beside the wildcard, then the wildcard is
+        closed. Raises OSError, and then the hold is unchanged.
         """
         before = self.parts
         try:
@@ -337,7 +337,7 @@ class Hold:
         try:
             with self.ajar(SOCK_STREAM):
                 _bind_beside(sock, endpoint, self.port)
-                # listen() looks for conflicts once more (inet_csk_listen_start).
+                # listen() checks for conflicts again (inet_csk_listen_start).
                 sock.listen() if backlog is None else sock.listen(backlog)
         except BaseException:
             sock.close()
@@ -348,7 +348,7 @@ class Hold:
         """A UDP socket bound to `endpoint`, under the hold. Raises OSError."""
         for held in self.sockets:
             if held.type == SOCK_DGRAM and held.family == endpoint.family and endpoint.is_wildcard:
-                # On the very same address the kernel would choose between the two, so share one.
+                # On the same address the kernel would choose between the two, so share one.
                 sock = socket(fileno=os.dup(held.fileno()))
                 sock.setsockopt(SOL_SOCKET, SO_RCVBUF, _default_receive_buffer() // 2)
                 return sock
@@ -364,10 +364,10 @@ class Hold:
 
 
 class ReservedHold(Hold):
-    """A hold that belongs to a reservation, until it is closed: only this one may be forgotten.
+    """A hold that belongs to a reservation, until it is closed. Only this one may be forgotten.
 
-    A finalizer in Python is a place where what a signal handler raises is lost (it goes to
-    sys.unraisablehook), so that holds that were closed have none.
+    An exception of a signal handler is lost in a Python finalizer (it goes to sys.unraisablehook).
+    So holds that were closed have no finalizer.
     """
 
     __slots__ = ()
@@ -397,7 +397,7 @@ def _protocol_of(sock: SocketType) -> str:
 
 
 def _refuse_datagrams(sock: SocketType) -> None:
-    # A UDP hold wants none; the smallest buffer also tells it from a server (sock_diag).
+    # A UDP hold needs no datagrams. Its small buffer also marks it as no server (sock_diag).
     if sock.type == SOCK_DGRAM:
         sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
 
@@ -414,7 +414,7 @@ def _default_receive_buffer() -> int:
         return int(file.read())
 
 
-# Whose the holds are: in a child, its parent's, which may have ended by the time it is asked for.
+# The pid that has the holds. A forked child needs its parent's, and the parent may have ended.
 _process = os.getpid()
 
 

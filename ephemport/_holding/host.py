@@ -1,7 +1,7 @@
-"""The host of a reservation: which address a server will bind, and how it is written.
+"""The host of a reservation: the address that a server will bind, and how it is written.
 
-A hold covers every address of the machine, so the host never changes what is held (a shadow hold
-excepted). It says where `listen()` listens, and what stands in URLs.
+A hold covers every address of the machine, so the host does not change what is held, except for a
+shadow. The host is where `listen()` listens, and it is part of URLs.
 """
 
 import errno
@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 from ephemport._arguments import shown, text
 
-# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+# Kept here before a test patches socket.socket: such a test still gets its ports.
 _Socket = socket.socket
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h, Linux 4.2
 
-# Known to be addresses of this machine without asking it.
+# Addresses that every machine has, so the kernel need not be asked.
 CERTAIN_HOSTS = frozenset({"127.0.0.1", "localhost", "0.0.0.0"})
 
 
 class Endpoint(NamedTuple):
-    """Where a server of this host binds: `family` is AF_INET or AF_INET6."""
+    """The address that a server of this host binds. `family` is AF_INET or AF_INET6."""
 
     family: int
     address: str
@@ -41,16 +41,16 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(host: str) -> Endpoint:
-    """Resolve `host` to the address that a server binds; "localhost" is 127.0.0.1.
+    """Resolve `host` to the address that a server binds. "localhost" is 127.0.0.1.
 
-    Raises TypeError for what is no string, ValueError for what is no address of this machine.
+    Raises TypeError if it is not a string, ValueError if it is not an address of this machine.
     """
     text(host, "host must be a string such as '127.0.0.1'")
     if host in CERTAIN_HOSTS:
         return Endpoint(socket.AF_INET, "127.0.0.1" if host == "localhost" else host)
     if not host:
         raise ValueError("host is empty; for every address write '0.0.0.0' or '::'")
-    if "\0" in host:  # getaddrinfo() would stop reading there
+    if "\0" in host:  # getaddrinfo() would read only what stands before it
         raise ValueError(f"host {shown(host)} is no address: it contains a NUL")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
@@ -71,11 +71,11 @@ def _from_addrinfo(family: int, sockaddr: Sequence[object]) -> Endpoint:
 
 
 def is_of_this_machine(candidate: Endpoint) -> bool:
-    # EADDRNOTAVAIL is decided before the number is looked for (net/ipv4/af_inet.c, __inet_bind),
-    # so a UDP socket tells without ever touching a TCP number.
+    # The kernel checks the address before it looks for a port (net/ipv4/af_inet.c, __inet_bind:
+    # EADDRNOTAVAIL). So a UDP socket is enough, and no TCP port is touched.
     try:
         with _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
-            # No port: a child that is forked meanwhile would keep it.
+            # Without a port: a child that is forked meanwhile would keep the port.
             with suppress(OSError):
                 probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             probe.bind(candidate.sockaddr(0))
@@ -95,14 +95,14 @@ def _stranger(host: str, candidates: Sequence[Endpoint]) -> str:
 
 
 def bracketed(host: str) -> str:
-    """`host` as it stands in a URL: IPv6 addresses in brackets (RFC 3986, section 3.2.2)."""
+    """`host` as URLs write it: IPv6 addresses in brackets (RFC 3986, section 3.2.2)."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def make_url(scheme: str, host: str, port: int, path: str = "") -> str:
-    """`scheme://host:port/path`, with a slash put before a path that has none."""
+    """`scheme://host:port/path`, with a slash before the path if it has none."""
     for one in (scheme, host, path):
-        text(one, "what a URL is made of must be strings")
+        text(one, "the parts of a URL must be strings")
     if path and not path.startswith(("/", "?", "#")):
         path = f"/{path}"
     return f"{scheme}://{bracketed(host)}:{port}{path}"

@@ -1,4 +1,4 @@
-"""Which socket is which, whatever its descriptor: a descriptor's number is soon another's."""
+"""The identity of a socket. The number of its descriptor is none: other files get it later."""
 
 import errno
 import os
@@ -7,8 +7,8 @@ from contextlib import suppress
 from operator import methodcaller
 from socket import SOL_SOCKET, SocketType
 
-# What the kernel calls a socket as long as it runs: a number that is given once (SO_COOKIE in
-# include/uapi/asm-generic/socket.h, Linux 4.12).
+# The kernel gives each socket an identity that it never gives again until the next boot (SO_COOKIE
+# in include/uapi/asm-generic/socket.h, Linux 4.12).
 _SO_COOKIE = 57
 cookie_of = methodcaller("getsockopt", SOL_SOCKET, _SO_COOKIE, 8)
 
@@ -16,7 +16,7 @@ Identity = bytes | tuple[int, int]
 
 
 def identity_of(sock: SocketType) -> Identity:
-    """What no other socket is called, nor any other file. Raises OSError: it is closed."""
+    """An identity that no other socket and no other file has. Raises OSError: it is closed."""
     try:
         cookie: bytes = cookie_of(sock)
         return cookie
@@ -29,7 +29,7 @@ def identity_of(sock: SocketType) -> Identity:
 
 
 def is_still(sock: SocketType, identity: Identity) -> bool:
-    """Whether a socket's descriptor still is what it was."""
+    """Whether a socket's descriptor is still the same socket."""
     try:
         return identity_of(sock) == identity
     except OSError:
@@ -37,7 +37,7 @@ def is_still(sock: SocketType, identity: Identity) -> bool:
 
 
 def close_unless_lost(sock: SocketType, identity: Identity) -> None:
-    """Close a socket, but not whatever else has its descriptor by now."""
+    """Close a socket, but not another file that has its descriptor by now."""
     if is_still(sock, identity):
         sock.close()
     else:
@@ -45,9 +45,9 @@ def close_unless_lost(sock: SocketType, identity: Identity) -> None:
 
 
 def close_by_identity(identity: Identity) -> None:
-    """Close a socket that another thread of the parent was about to close when it forked.
+    """Close a socket that another thread of the parent was closing during the fork.
 
-    The socket object has given its descriptor up by then, and the kernel had not closed it yet.
+    The socket object had no descriptor any more, but the kernel had not closed the socket.
     """
     from ephemport._kernel.other_process import socket_option
 

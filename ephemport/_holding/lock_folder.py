@@ -1,9 +1,9 @@
 """A folder of lock files: which process of which worker has a port of a fixed range.
 
-The folder may be one in which the user keeps other files, so a file is ephemport's only by its
-name, PORT.lock, and by all that it says. Whatever else stands there is never written, locked,
-renamed or removed. A lock file gets its name when it is complete and locked, so that a process
-that is killed leaves a whole file or none.
+The user may keep other files in the folder. So a file is ephemport's only if its name, PORT.lock,
+and all of its text are right. Other files are never written, locked, renamed or removed. A lock
+file gets its name when it is complete and locked, so a process that is killed leaves a whole file
+or none.
 """
 
 import errno
@@ -23,21 +23,22 @@ from ephemport import _spelling
 from ephemport._arguments import checked_path
 from ephemport._errors import EphemportError, PortUnavailable
 
-# All that a file of ours says: nothing may stand before it, between it or behind it.
+# The whole text of a file of ours: nothing may stand before, between or after these lines.
 _OURS = re.compile(
     rb"ephemport lock, format 1\n"
     rb"port ([1-9][0-9]{0,4})\nworker ([^\n]*)\npid ([0-9]+)\ntime ([^\n]*)\nid [0-9a-f]{16}\n"
 )
 _NAME = re.compile(r"([1-9][0-9]{0,4})\.lock")
 _HIGHEST_PORT = 65535
-# Far more than we write. A name of a worker is cut to 200 characters, of 10 bytes at most.
+# Far more than we write. The name of a worker is cut to 200 characters of at most 10 bytes.
 _MOST_BYTES = 4096
 _WORKER_CHARACTERS = 200
 
-# None of these flags waits, follows or creates: there may be a FIFO, a device or a symbolic link.
+# With these flags open() does not wait, follow or create: the file may be a FIFO, a device or a
+# symbolic link.
 _LOOK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-# Another process may be first, and gone again, as often.
+# As often another process may be faster and then be gone again.
 _TRIES = 100
 _SWEEPING = 5
 
@@ -51,7 +52,7 @@ class NotOurFile(PortUnavailable):
 
 
 class Standing(Enum):
-    """What can stand at the name of a port's lock."""
+    """What the name of a port's lock can stand for."""
 
     NOTHING = auto()
     LOCKED = auto()
@@ -59,10 +60,10 @@ class Standing(Enum):
 
 
 class LockFile:
-    """An flock()ed file that says whose a port is. The kernel unlocks it when its owner dies.
+    """A locked file (flock) that names the owner of a port. The kernel unlocks it when that dies.
 
-    path: its name. descriptor: the locked file. text: what was written into it, which no other
-    lock file ever says.
+    path: its name. descriptor: the locked file. text: what was written into it; no other lock file
+    has the same text.
     """
 
     def __init__(self, path: str, descriptor: int, text: bytes) -> None:
@@ -72,23 +73,23 @@ class LockFile:
         self._file = _identity(os.fstat(descriptor))
 
     def close(self) -> None:
-        """Remove the file and unlock it. What is no longer ours is left alone."""
+        """Remove the file and unlock it. A file that is no longer ours is left alone."""
         if self._has_descriptor():
-            # Removed while still locked: nobody else can have locked this very file in between.
-            # Where it cannot be removed, a read-only disk say, a later sweep does it.
+            # It is removed while it is locked, so no other process can lock it in between. If it
+            # cannot be removed, such as on a read-only disk, a later sweep removes it.
             with suppress(OSError):
                 if _identity(os.lstat(self._path)) == self._file:
                     os.unlink(self._path)
             os.close(self._descriptor)
 
     def abandon(self) -> None:
-        """Close a forked child's copy. The lock belongs to the open file, which the parent has."""
+        """Close the copy of a forked child. The parent still has the file and its lock."""
         if self._has_descriptor():
             os.close(self._descriptor)
 
     def _has_descriptor(self) -> bool:
-        # The program may have closed it (os.closerange() in a daemon) and opened something else
-        # since, a file with the same inode number even, or the same port's next lock.
+        # The program may have closed it (os.closerange() in a daemon) and opened another file:
+        # even one with the same inode number, or the next lock of the same port.
         try:
             return (
                 _identity(os.fstat(self._descriptor)) == self._file
@@ -118,9 +119,9 @@ class LockFolder:
     def lock(self, port: int, worker_id: str) -> LockFile:
         """Lock `port`, from 1 to 65535, for a worker.
 
-        Raises PortLocked when a living process has locked it, NotOurFile when its name is taken by
-        a file of somebody else's, EphemportError when the folder cannot be used, and OSError when
-        this process may open no more files.
+        Raises PortLocked if a living process has locked it, NotOurFile if a file that is not ours
+        has its name, EphemportError if the folder cannot be used, and OSError if this process may
+        open no more files.
         """
         path = f"{self.path}/{port}.lock"
         text = _text(port, worker_id)
@@ -143,7 +144,7 @@ class LockFolder:
         )
 
     def standing(self, port: int) -> Standing:
-        """What stands at the name of a port's lock now."""
+        """What the name of a port's lock stands for now."""
         try:
             owner = _read(f"{self.path}/{port}.lock", port)
         except (_NotOurs, OSError):
@@ -151,9 +152,9 @@ class LockFolder:
         return Standing.NOTHING if owner is None else Standing.LOCKED
 
     def sweep(self) -> None:
-        """Remove the lock files of ours whose processes are gone, however old."""
+        """Remove our lock files whose processes have ended, of any age."""
         for path, port in self._named_as_locks():
-            # Nobody asks for this port now, and whoever does will be told what is wrong.
+            # Nobody asks for this port now. A later request for it gets the error.
             with suppress(OSError, _NotOurs):
                 if _read(path, port) is not None:
                     _remove_if_stale(path, port)
@@ -166,20 +167,20 @@ class LockFolder:
                     yield f"{self.path}/{name}", int(named[1])
 
     def _make_room(self, path: str, port: int) -> None:
-        """Remove the lock of a process that is gone; raise when the name stays taken."""
+        """Remove the lock of a process that has ended. Raise if the name stays taken."""
         try:
             owner = _read(path, port)
         except _NotOurs as found:
             raise NotOurFile(
-                f"port {port} cannot be locked: {path} {found}, so it is no lock of ephemport's "
-                "and left alone; ask for another port, move the file if you do not need it, or "
+                f"port {port} cannot be locked: {path} {found}, so it is no lock of ephemport and "
+                "is left alone; ask for another port, move the file if you do not need it, or "
                 f"{_spelling.OTHER_LOCKS}",
                 port=port,
             ) from None
         if owner is None or _remove_if_stale(path, port):
             return
         for _ in range(_SWEEPING):
-            # Nobody alive has it: another process is sweeping, which takes microseconds.
+            # No living process has it. Another process is sweeping, which takes microseconds.
             if os.path.exists(f"/proc/{owner.pid}"):
                 break
             time.sleep(0.001)
@@ -192,7 +193,7 @@ class LockFolder:
         )
 
     def _make_again(self) -> None:
-        """A folder that vanished is made again, if it was ours: cleaners of /tmp know no locks."""
+        """Make a folder of ours again if it was removed: cleaners of /tmp do not see the locks."""
         try:
             same = _folder_identity(os.lstat(self.path)) == self._folder
         except FileNotFoundError:
@@ -204,8 +205,8 @@ class LockFolder:
         missing = [one for one in (self.path, *self.path.parents) if not os.path.lexists(one)]
         if not may_make.issuperset(missing):
             raise EphemportError(
-                f"the lock folder {self.path} is gone. It was not made by this process, so it is "
-                f"not made again: make it, or {_spelling.OTHER_LOCKS}"
+                f"the lock folder {self.path} is gone. This process did not make it, and so does "
+                f"not make it again: make it, or {_spelling.OTHER_LOCKS}"
             )
         try:
             for folder in reversed(missing):
@@ -227,7 +228,7 @@ class LockFolder:
 
 
 class _Owner(NamedTuple):
-    """What a lock file says."""
+    """The owner that a lock file names."""
 
     worker: str
     pid: int
@@ -238,7 +239,7 @@ class _Owner(NamedTuple):
 
 
 class _NotOurs(Exception):
-    """Why a file is not ephemport's, as what follows its name in a sentence."""
+    """Why a file is not ephemport's: the rest of a sentence that begins with its name."""
 
 
 def _text(port: int, worker_id: str) -> bytes:
@@ -251,7 +252,7 @@ def _text(port: int, worker_id: str) -> bytes:
 
 
 def _read(path: str, port: int) -> _Owner | None:
-    """Whose lock the file is; None if there is no file. Raises _NotOurs, OSError."""
+    """The owner of the lock file; None if there is no file. Raises _NotOurs, OSError."""
     try:
         found = os.lstat(path)
         _check(found)
@@ -269,7 +270,7 @@ def _read(path: str, port: int) -> _Owner | None:
 
 
 def _check(found: os.stat_result) -> None:
-    """Raise _NotOurs for what need not even be opened."""
+    """Raise _NotOurs for a file that is not even opened."""
     if not stat.S_ISREG(found.st_mode):
         raise _NotOurs("is no regular file")
     if found.st_uid != os.geteuid():
@@ -281,11 +282,11 @@ def _check(found: os.stat_result) -> None:
 
 
 def _owner(descriptor: int, port: int) -> _Owner:
-    """Whose lock an open file is. Raises _NotOurs."""
+    """The owner of an open lock file. Raises _NotOurs."""
     _check(os.fstat(descriptor))
     ours = _OURS.fullmatch(os.pread(descriptor, _MOST_BYTES + 1, 0))
     if ours is None:
-        raise _NotOurs("says something else than a lock does")
+        raise _NotOurs("has another text than a lock")
     named, worker, pid, since = (one.decode(errors="replace") for one in ours.groups())
     if int(named) != port:
         raise _NotOurs(f"is a copy of the lock of port {named}")
@@ -293,16 +294,16 @@ def _owner(descriptor: int, port: int) -> _Owner:
 
 
 def _remove_if_stale(path: str, port: int) -> bool:
-    """Remove a lock file of ours unless a living process has locked it; whether it is gone."""
+    """Remove a lock file of ours unless a living process has locked it. Whether it is gone."""
     try:
-        # For writing, though nothing is written: NFS locks no other (flock(2)).
+        # For writing, although nothing is written: NFS locks only such files (flock(2)).
         descriptor = os.open(path, os.O_RDWR | _LOOK)
     except FileNotFoundError:
         return True
     try:
         _owner(descriptor, port)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its owner may have removed it between our open and our lock.
+        # Its owner may have removed it between our open() and our flock().
         if _is_file_at(path, descriptor):
             os.unlink(path)
     except BlockingIOError:
@@ -310,7 +311,7 @@ def _remove_if_stale(path: str, port: int) -> bool:
     except FileNotFoundError:
         pass
     except _NotOurs:
-        # Changed since it was read: whoever looks again will see.
+        # It has changed since it was read. The next look sees that.
         pass
     finally:
         os.close(descriptor)
@@ -318,7 +319,7 @@ def _remove_if_stale(path: str, port: int) -> bool:
 
 
 def _create(path: str, text: bytes) -> int:
-    """A new file that says `text`, locked. FileExistsError: another is there. OSError."""
+    """Create a locked file with this text. Raises FileExistsError, OSError."""
     try:
         return _create_whole(path, text)
     except FileExistsError:
@@ -326,16 +327,16 @@ def _create(path: str, text: bytes) -> int:
     except OSError as error:
         if error.errno in _NO_DESCRIPTORS:
             raise
-    # The filesystem, or a machine without /proc, has no files without a name.
+    # This filesystem has no files without a name, or this machine has no /proc.
     return _create_in_place(path, text)
 
 
 def _create_whole(path: str, text: bytes) -> int:
-    """Written and locked before it has a name (O_TMPFILE in open(2))."""
+    """Write and lock the file before it has a name (O_TMPFILE in open(2))."""
     descriptor = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         _fill(descriptor, text)
-        # src_dir_fd makes it linkat(), which alone follows a link of /proc; it is not looked at.
+        # src_dir_fd makes it linkat(), as only that follows a link of /proc. Its value is ignored.
         os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
     except BaseException:
         os.close(descriptor)
@@ -344,7 +345,7 @@ def _create_whole(path: str, text: bytes) -> int:
 
 
 def _create_in_place(path: str, text: bytes) -> int:
-    """Named first. A process that is killed in between leaves an empty file, which then stays."""
+    """Name the file first. A process that is killed in between leaves an empty file for ever."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _LOOK, 0o600)
     try:
         _fill(descriptor, text)
@@ -379,7 +380,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _folder_identity(found: os.stat_result) -> tuple[int, ...]:
-    # No descriptor keeps the inode number from being given to a link, or to another's folder.
+    # We keep no descriptor of it, so a link or a folder of another user can get its inode number.
     return found.st_dev, found.st_ino, found.st_mode, found.st_uid
 
 

@@ -1,4 +1,4 @@
-"""The mode: which source numbers come from. Chosen for a pytest run, by the environment, or not."""
+"""The mode: which source the ports come from. A pytest run or the environment chooses it."""
 
 import os
 
@@ -9,9 +9,9 @@ _chosen: str | None = None
 
 
 def choose_mode(mode: str | None) -> str | None:
-    """Choose the mode of this process, over the environment's; None: the environment's again.
+    """Choose the mode of this process. None: the environment chooses it again.
 
-    Returns the choice before.
+    Returns the previous choice.
     """
     global _chosen
     before, _chosen = _chosen, mode
@@ -19,7 +19,7 @@ def choose_mode(mode: str | None) -> str | None:
 
 
 def mode_named(mode: str | None = None) -> str:
-    """The mode in force: `mode` if given, else the one chosen, else EPHEMPORT_MODE, "ephemeral".
+    """The mode in force: `mode`, else the chosen one, else EPHEMPORT_MODE, else "ephemeral".
 
     "portserver:ADDRESS" names the portserver as well. Raises ValueError for an unknown mode.
     """

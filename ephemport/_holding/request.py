@@ -1,4 +1,4 @@
-"""What is asked for: the arguments of `reserve()`, checked, and how holds are got for them."""
+"""A request: the arguments of `reserve()`, checked, and how to get holds for them."""
 
 import errno
 import os
@@ -29,14 +29,15 @@ from ephemport._looking.diagnosis import (
 )
 
 ANY = 0
-# From so many ports on the source is asked first how many it has: that costs what a few ports do.
+# For more ports than this, the source is first asked how many it has. That costs as much as a few
+# ports.
 _MANY = 100
 
 _NOTHING: frozenset[int] = frozenset()
 
 
 class Request:
-    """The arguments of `reserve()`. Raises TypeError or ValueError for those that make no sense.
+    """The arguments of `reserve()`. Raises TypeError or ValueError if they make no sense.
 
     handoff: the name of a hand-off, or the hand-off itself.
     """
@@ -81,19 +82,19 @@ class Request:
         if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
             self.wanted = tuple(_ports(port, "port"))
             if ANY in self.wanted[:-1]:
-                raise ValueError("0 means any number, so it can only be the last of port=")
+                raise ValueError("0 means any port, so it can only be the last of port=")
             if not self.wanted:
-                raise ValueError("port is empty: no number could ever be reserved; 0 means any")
+                raise ValueError("port is empty: it names no port to reserve; 0 means any")
         else:
-            number = port_or_any(port, "port")
-            self.lone = number != ANY
-            self.wanted = (number,)
-        for number in self.wanted if self.lone else ():
-            if number in self.excluded:
-                raise ValueError(f"port {number} is asked for and excluded at once")
+            one = port_or_any(port, "port")
+            self.lone = one != ANY
+            self.wanted = (one,)
+        for one in self.wanted if self.lone else ():
+            if one in self.excluded:
+                raise ValueError(f"port {one} is requested and excluded at once")
 
     def hold_one(self, source: Source) -> Hold:
-        """Hold the one number that is asked for, ready for its server."""
+        """Hold one port, ready for its server."""
         if self.simple:
             try:
                 return opened(source.hold(self.protocol, self.excluded))
@@ -102,14 +103,14 @@ class Request:
         return self.hold_many(source, 1)[0]
 
     def hold_many(self, source: Source, count: int) -> list[Hold]:
-        """Hold `count` numbers, or none at all."""
+        """Hold `count` ports, or none."""
         if self.lone and count > 1:
             raise ValueError(
                 f"one port cannot serve {count} reservations: pass several, "
                 "or contiguous=True for a row that begins with it"
             )
         if count > _MANY and self.wanted is None and count > len(source.ports):
-            # Said before the descriptors run out, of which more would not help.
+            # Raised before the descriptors run out: more descriptors would not help.
             raise source.exhausted(self.protocol, self.excluded, count)
         if self.simple:
             return self._hold_any(source, count)
@@ -137,7 +138,7 @@ class Request:
         return holds
 
     def hold_row(self, source: Source, count: int) -> list[Hold]:
-        """Hold `count` numbers in a row, or none at all."""
+        """Hold `count` ports in a row, or none."""
         with _all_or_nothing(self.protocol):
             return self._hold_row(source, count)
 
@@ -165,7 +166,7 @@ class Request:
         raise source.exhausted(self.protocol, self.excluded, count, in_a_row=True)
 
     def _hold_first(self, source: Source, wanted: Sequence[int]) -> Hold:
-        # Who has a number is asked only when it ends in an error: that costs a millisecond.
+        # Only an error needs to know who has a port: the look costs a millisecond.
         refused: tuple[int, OSError] | PortUnavailable | None = None
         for port in wanted:
             if port == ANY:
@@ -184,7 +185,7 @@ class Request:
             port, cause = refused
             refused = unavailable(port, self.protocol, cause)
         elif refused is not None and refused.port is not None and refused.port in source.ports:
-            # Locked for another process, which most often holds the port as well.
+            # Another process has locked it, and most often holds the port as well.
             refused.diagnosis = diagnosis_or_none(refused.port, self.protocol)
         if self.lone and refused is not None:
             raise refused
@@ -198,7 +199,7 @@ class Request:
         )
 
     def _first_row(self, source: Source, ports: Iterable[int], count: int) -> list[Hold] | None:
-        """Hold the first `count` neighbours among `ports`; None when there are none."""
+        """Hold the first `count` ports in a row among `ports`; None if there is no such row."""
         with _all_or_nothing(self.protocol) as row:
             for port in ports:
                 if row and port != row[-1].port + 1:
@@ -219,7 +220,7 @@ class Request:
             return None
 
     def _any_row(self, source: Source, count: int) -> list[Hold] | None:
-        """Search the source's ports, beginning where the source itself would."""
+        """Search the source's ports for a row, beginning where the source itself would."""
         if count > len(source.ports):
             return None
         try:
@@ -229,7 +230,7 @@ class Request:
         first.close()
         begin = bisect_left(source.ports, first.port)
         around = (*source.ports[begin:], *source.ports[:begin])
-        # The row that spans the place where the search began is only seen by going on behind it.
+        # A row may span the place where the search began, so the search goes on past that place.
         return self._first_row(source, (*around, *around[: count - 1]), count)
 
     def _make_ready(self, hold: Hold) -> None:
@@ -241,7 +242,7 @@ class Request:
             raise
 
     def _no_row(self, start: int, count: int) -> PortUnavailable:
-        """The error for a row that was asked for by name, about the port that stands in its way."""
+        """The error for a requested row, about the port that stands in its way."""
         asked = f"cannot reserve the {count} ports {start}-{start + count - 1} ({self.protocol}): "
         if start + count - 1 > 65535:
             return PortUnavailable(f"{asked}ports end at 65535", port=start, protocol=self.protocol)
@@ -259,15 +260,15 @@ class Request:
                     diagnosis=diagnosis,
                 )
         return PortUnavailable(
-            f"{asked}one of them was taken, and by now the kernel shows nobody. Ask again, or for "
-            "another row",
+            f"{asked}one of them was taken, but the kernel no longer shows by whom. Ask again, or "
+            "for another row",
             protocol=self.protocol,
         )
 
 
 @contextmanager
 def _all_or_nothing(protocol: str, holds: list[Hold] | None = None) -> Iterator[list[Hold]]:
-    """Close what was collected if the block fails; say what a lack of descriptors means."""
+    """Close what was collected if the block fails, and explain a lack of descriptors."""
     collected = [] if holds is None else holds
     try:
         yield collected
@@ -285,12 +286,12 @@ def _close_all(holds: list[Hold]) -> None:
 
 
 def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve") -> PortUnavailable:
-    """The error for a port that was asked for by name, with who has it where that is known."""
+    """The error for a requested port, with who has the port if that is known."""
     asked = f"cannot {verb} port {port} ({protocol}): {os.strerror(error.errno or 0)}"
     if error.errno == errno.EACCES:
         return PortUnavailable(
-            f"{asked}. Ports below net.ipv4.ip_unprivileged_port_start are root's "
-            "(CAP_NET_BIND_SERVICE); ask for a higher one",
+            f"{asked}. Only root (CAP_NET_BIND_SERVICE) may bind ports below "
+            "net.ipv4.ip_unprivileged_port_start; ask for a higher one",
             port=port,
             protocol=protocol,
         )
@@ -305,7 +306,7 @@ def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve")
 
 
 def _what_to_do(port: int, diagnosis: Diagnosis | None, verb: str) -> str:
-    """What helps against what stands in the way of a port."""
+    """What to do about the process or connection that stands in the way of a port."""
     found = diagnosis.found if diagnosis is not None else ()
     pids = {one.pid for one in found}
     if not found:
@@ -322,7 +323,7 @@ def _what_to_do(port: int, diagnosis: Diagnosis | None, verb: str) -> str:
 
 
 def exhausted(error: OSError, protocol: str | None = None) -> Exception:
-    """PortsExhausted for a lack of descriptors; any other error as it is."""
+    """PortsExhausted for a lack of descriptors; any other error unchanged."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return PortsExhausted(
@@ -350,6 +351,6 @@ def _ports(values: Iterable[SupportsIndex], argument: str) -> Iterator[int]:
     return (port_or_any(one, argument) for one in at_most(values, PORTS, argument))
 
 
-def _listed(numbers: Collection[int]) -> str:
-    first = ", ".join(str(number) for number in list(numbers)[:5])
-    return f"{first}, ... ({len(numbers)} numbers)" if len(numbers) > 5 else first
+def _listed(ports: Collection[int]) -> str:
+    first = ", ".join(str(port) for port in list(ports)[:5])
+    return f"{first}, ... ({len(ports)} ports)" if len(ports) > 5 else first

@@ -162,7 +162,7 @@ def _every_operation(folder: str) -> None:
     for port in range(10000, first_free):
         with pytest.raises(PortUnavailable, match=f"{folder}/{port}.lock ") as caught:
             take(fixed, Request(port=port))
-        assert "no lock of ephemport's and left alone" in str(caught.value)
+        assert "no lock of ephemport and is left alone" in str(caught.value)
     with take(fixed, Request(port=[10000, 10001, 0], protocol="both")) as r:
         assert r.port not in range(10000, first_free)
     with reserve_many_from(fixed, Request(), 3, contiguous=True) as row:
@@ -422,7 +422,7 @@ def test_an_exhausted_range_is_counted(in_namespace: InNamespace, tmp_path: Path
 
 def test_a_file_of_the_former_format_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "10000.lock").write_bytes(FORMER)
-    with pytest.raises(NotOurFile, match="says something else than a lock does"):
+    with pytest.raises(NotOurFile, match="has another text than a lock"):
         LockFolder(tmp_path).lock(10000, "gw0")
     assert (tmp_path / "10000.lock").read_bytes() == FORMER
 

@@ -1,8 +1,8 @@
 """Where ports come from: the operating system, a fixed range, or a portserver.
 
-A source hands out holds. Each file here is one, and the file's name is its mode. To add a source,
+A source makes holds. Each file here is one source, and the file's name is its mode. To add one,
 write a file `NAME.py` beside these with a class of the shape of `Source` and a function
-`open_sources(terms)`; `EPHEMPORT_MODE=NAME` and `--mode NAME` find it.
+`open_sources(terms)`. `EPHEMPORT_MODE=NAME` and `--mode NAME` find it.
 """
 
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Where ports come from."""
+    """A source of ports."""
 
     @property
     def ports(self) -> Sequence[int]:
@@ -26,19 +26,19 @@ class Source(Protocol):
         """Hold one port of the source's choice. Raises PortsExhausted, or OSError (EMFILE)."""
 
     def hold_port(self, port: int, protocol: str) -> "Hold":
-        """Hold this very port. Raises OSError (EADDRINUSE, EACCES) or PortUnavailable."""
+        """Hold `port`. Raises OSError (EADDRINUSE, EACCES) or PortUnavailable."""
 
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
     ) -> "PortsExhausted":
-        """The error for `count` ports that cannot be had, with what the source knows of why."""
+        """The error for a lack of `count` ports, with the reasons that the source knows."""
 
 
 class Terms(NamedTuple):
-    """What a source may want to know.
+    """The settings for a source.
 
     worker_id: xdist's, such as "gw0". lock_dir: the folder for lock files, None: the usual one.
-    address: what stood behind the mode's colon, "" for nothing.
+    address: the part of the mode after the colon, or "".
     """
 
     worker_id: str
@@ -47,7 +47,7 @@ class Terms(NamedTuple):
 
 
 def not_enough(protocol: str, count: int, *, in_a_row: bool) -> str:
-    """How the error of a source begins that cannot give `count` ports."""
+    """The beginning of the error of a source that has no `count` ports."""
     if count == 1:
         return f"no port left: looked for a {protocol} port"
     row = " in a row" if in_a_row else ""
@@ -63,7 +63,7 @@ def modes() -> tuple[str, ...]:
 
 
 def open_sources(mode: str, terms: Terms) -> dict[str, Source]:
-    """The sources of a mode, one of each category. Raises EphemportError where it cannot be had."""
+    """The sources of a mode, one per category. Raises EphemportError if the mode cannot be used."""
     import importlib
 
     sources: dict[str, Source] = importlib.import_module(f"{__name__}.{mode}").open_sources(terms)

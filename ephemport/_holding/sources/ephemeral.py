@@ -1,4 +1,4 @@
-"""Numbers that the operating system assigns: bind to port 0."""
+"""Ports that the operating system assigns: bind to port 0."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range
 from ephemport._kernel.protocols import PARTS
 
-# How many random numbers to try before the kernel's own search, which finds the last free one.
+# How many random ports to try before the kernel's own search, which finds the last free one.
 _TRIES = 64
-# How many picks to make by random number before asking whether port 0 is quick again.
+# How many random picks to make before trying whether port 0 is quick again.
 _CROWDED_PICKS = 1024
-# Where the advice to widen the range lets it begin: below are the ports of well-known servers.
+# The lower end in the advice to widen the range. Below are the ports of well-known servers.
 _USUAL_LOW = 10240
 
 
@@ -24,9 +24,9 @@ class Ephemeral:
     """The operating system's choice, from its ephemeral port range.
 
     `bind(0)` searches the half of the range whose parity differs from the lower end's first
-    (net/ipv4/inet_connection_sock.c, inet_csk_find_open_port). A number of the other parity
-    therefore says that this half is full, and that from now on each `bind(0)` will scan all of it:
-    5 ms in the default range. Then random numbers of the same range cost a hundredth of that.
+    (net/ipv4/inet_connection_sock.c, inet_csk_find_open_port). So a port of the other parity means
+    that this half is full, and that each `bind(0)` now scans all of it: 5 ms in the default range.
+    Random ports of the same range cost a hundredth of that.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Ephemeral:
 
     @property
     def ports(self) -> Sequence[int]:
-        numbers = port_range.ephemeral_range()
+        ports = port_range.ephemeral_range()
         reserved = port_range.reserved_ports()
-        return [n for n in numbers if n not in reserved] if reserved else numbers
+        return [port for port in ports if port not in reserved] if reserved else ports
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         if self._crowded_picks:
@@ -66,7 +66,7 @@ class Ephemeral:
         return self._search(protocol, exclude)
 
     def hold_usual(self) -> Hold:
-        """`hold("tcp", ())`, opened: what `reserve()` without arguments asks for, in less time.
+        """`hold("tcp", ())`, opened, in less time: for `reserve()` without arguments.
 
         Raises PortsExhausted, or OSError (EMFILE).
         """
@@ -92,15 +92,14 @@ class Ephemeral:
         return PortsExhausted(text, protocol=protocol)
 
     def _look_at_range(self, port: int) -> None:
-        numbers = port_range.ephemeral_range()
-        self._preferred_parity = (numbers.start & 1) ^ 1
+        self._preferred_parity = (port_range.ephemeral_range().start & 1) ^ 1
         if port & 1 != self._preferred_parity:
             self._crowd = self.ports
             self._crowded_picks = _CROWDED_PICKS
 
     def _search(self, protocol: str, exclude: Collection[int]) -> Hold:
-        """Hold any number that the kernel's own search cannot choose for us."""
-        candidates = [n for n in self.ports if n not in exclude]
+        """Hold any port, for the cases in which the kernel's own search does not help."""
+        candidates = [port for port in self.ports if port not in exclude]
         start = _random_below(len(candidates))
         held = hold_first(candidates[start:] + candidates[:start], protocol)
         if held is None:
@@ -109,25 +108,25 @@ class Ephemeral:
 
 
 def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: bool) -> str:
-    """What is said when ports of the ephemeral port range cannot be had."""
-    numbers = port_range.ephemeral_range()
-    span, size = f"{numbers.start}-{numbers.stop - 1}", f"{len(numbers):,}"
+    """The message for a lack of ports in the ephemeral port range."""
+    ports = port_range.ephemeral_range()
+    span, size = f"{ports.start}-{ports.stop - 1}", f"{len(ports):,}"
     excluded, reserved = set(exclude), port_range.reserved_ports()
     facts: list[str] = []
     in_use: set[int] = set()
     try:
         for kind in PARTS[protocol]:
             used = port_range.ports_in_use(kind)
-            facts.append(f"{len(used & set(numbers)):,} of its {size} ports are in use ({kind})")
+            facts.append(f"{len(used & set(ports)):,} of its {size} ports are in use ({kind})")
             in_use |= used
     except OSError as error:
         facts.append(f"how many of its {size} ports are in use is unknown ({error})")
     for barred, why in ((excluded, "exclude="), (reserved, "net.ipv4.ip_local_reserved_ports")):
         if barred:
-            facts.append(f"{len(barred & set(numbers)):,} are excluded ({why})")
+            facts.append(f"{len(barred & set(ports)):,} are excluded ({why})")
     most = _longest_row if in_a_row else len
     if count > 1:
-        left = f"{most(set(numbers) - in_use - excluded - reserved):,}"
+        left = f"{most(set(ports) - in_use - excluded - reserved):,}"
         facts.append(f"the longest row left has {left}" if in_a_row else f"{left} are left")
     return (
         f"{not_enough(protocol, count, in_a_row=in_a_row)} in the ephemeral port range {span}; "
@@ -138,21 +137,21 @@ def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: b
 def _what_helps(
     in_use: set[int], excluded: set[int], count: int, most: Callable[[Collection[int]], int]
 ) -> str:
-    """What would let `count` ports be had; `most` says how many of some ports can be."""
+    """What would make `count` ports available. `most` counts how many of some ports are usable."""
     widest = port_range.widest_range()
     span = f"{widest.start}-{widest.stop - 1}, the widest that net.ipv4.ip_local_port_range can be"
     if count > len(widest):
-        return f"No range holds so many: {span}, has {len(widest):,} ports"
-    numbers = port_range.ephemeral_range()
+        return f"No range has so many: {span}, has {len(widest):,} ports"
+    ports = port_range.ephemeral_range()
     reserved = port_range.reserved_ports()
     ways = []
-    if most(set(numbers) - excluded - reserved) >= count:
+    if most(set(ports) - excluded - reserved) >= count:
         ways.append("release reservations, or end what has the ports ('ephemport ls --all')")
-    if excluded and most(set(numbers) - in_use - reserved) >= count:
+    if excluded and most(set(ports) - in_use - reserved) >= count:
         ways.append("exclude fewer ports")
     for low in (max(_USUAL_LOW, widest.start), widest.start):
         wider = range(low, widest.stop)
-        if len(wider) > len(numbers) and most(set(wider) - in_use - excluded - reserved) >= count:
+        if len(wider) > len(ports) and most(set(wider) - in_use - excluded - reserved) >= count:
             ways.append(f'widen the range: sysctl -w net.ipv4.ip_local_port_range="{low} 65535"')
             break
     if ways:
@@ -171,15 +170,15 @@ def _longest_row(ports: Collection[int]) -> int:
     return longest
 
 
-def _some(numbers: Sequence[int], exclude: Collection[int]) -> Iterator[int]:
+def _some(ports: Sequence[int], exclude: Collection[int]) -> Iterator[int]:
     for _ in range(_TRIES):
-        port = numbers[_random_below(len(numbers))]
+        port = ports[_random_below(len(ports))]
         if port not in exclude:
             yield port
 
 
 def _random_below(limit: int) -> int:
-    # Not the random module: tests seed it, and then all workers would try the same numbers.
+    # Not the random module: tests seed it, and then all workers would try the same ports.
     return int.from_bytes(os.urandom(4), "little") % max(limit, 1)
 
 
@@ -187,5 +186,5 @@ EPHEMERAL = Ephemeral()
 
 
 def open_sources(terms: Terms) -> dict[str, Source]:
-    """The one range of the operating system's, for every category."""
+    """The range of the operating system, for every category."""
     return dict.fromkeys(CATEGORIES, EPHEMERAL)

@@ -1,4 +1,4 @@
-"""Ports from a fixed range, the documented way: one lock file a port, and a hold as well."""
+"""Ports from a fixed range, the documented way: a lock file for each port, and a hold as well."""
 
 import errno
 from collections.abc import Collection, Iterator
@@ -16,7 +16,7 @@ from ephemport._kernel.protocols import PARTS
 
 
 def open_sources(terms: Terms) -> dict[str, Source]:
-    """The documented ranges of this worker, one of each category, locked in one folder."""
+    """The documented ranges of this worker, one per category, locked in one folder."""
     locks = LockFolder(terms.lock_dir)
     return {
         name: Fixed(worker_range(name, terms.worker_id), locks, terms.worker_id)
@@ -25,10 +25,10 @@ def open_sources(terms: Terms) -> dict[str, Source]:
 
 
 class Fixed:
-    """The ports of one fixed range, in order, starting behind the last one given."""
+    """The ports of one fixed range, in order, beginning after the last one that was held."""
 
-    def __init__(self, numbers: range, locks: LockFolder, worker_id: str) -> None:
-        self._ports = numbers
+    def __init__(self, ports: range, locks: LockFolder, worker_id: str) -> None:
+        self._ports = ports
         self._locks = locks
         self._worker_id = worker_id
         self._next = 0
@@ -93,16 +93,16 @@ class Fixed:
             f"worker {self._worker_id!r}"
         )
         if count > size:
-            asked += f", which has {size} ports at all. Ask for fewer, or use mode 'ephemeral'"
+            asked += f", which has only {size} ports. Ask for fewer, or use mode 'ephemeral'"
             return PortsExhausted(asked, protocol=protocol)
         return PortsExhausted(
             f"{asked}; of its {size} ports {self._taken(protocol, exclude)}. Release ports, or use "
-            "mode 'ephemeral', which has no ranges of a worker's own to run out of",
+            "mode 'ephemeral', which has no limit for each worker",
             protocol=protocol,
         )
 
     def _taken(self, protocol: str, exclude: Collection[int]) -> str:
-        """What has the ports of the range now, each counted once, as a clause."""
+        """How the ports of the range are taken now, each counted once, as a clause."""
         wanted = [port for port in self._ports if port not in exclude]
         standing = {port: self._locks.standing(port) for port in wanted}
         locked = sum(one is Standing.LOCKED for one in standing.values())
@@ -112,15 +112,15 @@ class Fixed:
             for part in PARTS[protocol]:
                 used |= ports_in_use(part)
         unlocked = sum(port in used for port, one in standing.items() if one is Standing.NOTHING)
-        told = [f"{locked} are locked by ephemport (see {self._locks.path})"]
+        taken = [f"{locked} are locked by ephemport (see {self._locks.path})"]
         if unlocked:
-            told.append(f"{unlocked} are used by sockets without a lock there")
+            taken.append(f"{unlocked} are used by sockets without a lock there")
         if files:
             more = ", ..." if len(files) > 5 else ""
-            told.append(
+            taken.append(
                 f"{len(files)} are left out because of files that ephemport did not write "
                 f"({', '.join(files[:5])}{more})"
             )
         if len(wanted) < len(self._ports):
-            told.append(f"{len(self._ports) - len(wanted)} are excluded")
-        return ", ".join(told)
+            taken.append(f"{len(self._ports) - len(wanted)} are excluded")
+        return ", ".join(taken)

@@ -1,4 +1,4 @@
-"""Numbers from a portpicker portserver, then held like every other."""
+"""Ports from a portpicker portserver, then held like every other."""
 
 import errno
 import io
@@ -14,23 +14,23 @@ from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 
-# Numbers of the portserver's that strangers hold by now, before we give up asking for more.
+# How many ports of the portserver may be taken already before we stop asking for more.
 _TRIES = 32
-# What portpicker says then (portpicker.py, get_port_from_port_server).
+# What portpicker prints if the portserver gives no port (portpicker.py, get_port_from_port_server).
 _DENIED = "failed to find a port"
 
 
 class Portserver:
-    """Numbers from the portserver at `address`, which defaults to PORTSERVER_ADDRESS.
+    """Ports from the portserver at `address`, which defaults to PORTSERVER_ADDRESS.
 
-    Raises EphemportError when no address is known or portpicker is not installed.
+    Raises EphemportError if no address is known or portpicker is not installed.
     """
 
     def __init__(self, address: str | None = None) -> None:
         chosen = address or os.environ.get("PORTSERVER_ADDRESS")
         if not chosen:
             raise EphemportError(
-                "mode 'portserver' needs to know where the portserver is: set PORTSERVER_ADDRESS "
+                "mode 'portserver' needs the address of the portserver: set PORTSERVER_ADDRESS "
                 "(portserver.py --portserver_address), or name it: 'portserver:@address'"
             )
         try:
@@ -41,7 +41,7 @@ class Portserver:
             ) from None
         self.address = chosen
         self._ask = portpicker.get_port_from_port_server
-        # A portserver takes numbers back only when the process that asked ends.
+        # A portserver takes ports back only when the process that asked for them ends.
         self._returned: deque[int] = deque()
 
     @property
@@ -76,7 +76,7 @@ class Portserver:
         )
 
     def hold_port(self, port: int, protocol: str) -> Hold:
-        # The portserver's protocol cannot ask for a number by name; the hold is what protects it.
+        # The portserver's protocol cannot ask for one given port. The hold protects it.
         with suppress(ValueError):
             self._returned.remove(port)
         return hold_port(port, protocol)
@@ -101,8 +101,8 @@ class Portserver:
         said = io.StringIO()
         with redirect_stderr(said):
             port = self._ask(self.address)
-        # A portserver with nothing to give hangs up without a word. portpicker makes that None, as
-        # if there were no server, and only what it prints tells the two apart.
+        # A portserver that has no port closes the connection without an answer. portpicker returns
+        # None for that, as it does if there is no server. Only its output differs.
         if port == 0 or (port is None and _DENIED in said.getvalue()):
             if self._returned:
                 return self._returned.popleft()
@@ -122,7 +122,7 @@ class Portserver:
 
 
 def open_sources(terms: Terms) -> dict[str, Source]:
-    """The one pool of the portserver's, for every category."""
+    """The pool of the portserver, for every category."""
     return dict.fromkeys(CATEGORIES, Portserver(terms.address or None))
 
 
@@ -135,4 +135,4 @@ class _Return:
         self._returned.append(self._port)
 
     def abandon(self) -> None:
-        """The parent process returns it."""
+        """Do nothing: the parent process returns it."""
