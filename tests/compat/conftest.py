@@ -1,4 +1,4 @@
-"""A neighbour process that wants our ports, and an environment that says nothing of them."""
+"""A neighbour process that wants our ports, and an environment without our settings."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def neighbour_can_bind() -> Iterator[Callable[[int], bool]]:
-    """Whether another process is able to bind a port on any address."""
+    """Whether another process can bind a port on any address."""
     with subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _NEIGHBOUR],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

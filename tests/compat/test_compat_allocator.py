@@ -1,4 +1,4 @@
-"""The documented allocator: what it hands out is held, and everything or nothing is."""
+"""The documented allocator: it holds every port that it returns, and all ports or none."""
 
 import asyncio
 import threading

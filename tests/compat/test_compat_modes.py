@@ -1,4 +1,4 @@
-"""What depends on whole ranges, each in a network that nobody else is in."""
+"""Tests of whole ranges, each in a network of its own."""
 
 import json
 import subprocess

@@ -63,7 +63,7 @@ def may_bind(port: int, address: str = "127.0.0.1", *options: int, kind: int = T
 
 
 def given_to_strangers(kind: int = TCP, addresses: Any = ADDRESSES) -> list[int]:
-    """The ports that bind(0) gives strangers, however they ask: every address, every option."""
+    """The ports that bind(0) gives strangers on every address, with every option."""
     given = []
     for (_, address), options in itertools.product(addresses, OPTIONS):
         try:
@@ -76,7 +76,7 @@ def given_to_strangers(kind: int = TCP, addresses: Any = ADDRESSES) -> list[int]
 
 
 def given_to_connect(peer: tuple[str, int], kind: int = TCP) -> list[int]:
-    """The port that an outgoing connect() is given, none if there is none."""
+    """The port of an outgoing connect(); None if it gets none."""
     with socket.socket(V6 if ":" in peer[0] else V4, kind) as sock:
         try:
             sock.connect(peer)
@@ -114,7 +114,7 @@ def eventually(question: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 def open_descriptors() -> list[str]:
-    """What this process has open, without the look itself."""
+    """The open descriptors of this process, without the one of the look itself."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -123,7 +123,7 @@ def open_descriptors() -> list[str]:
 
 
 def bound_ports() -> set[int]:
-    """The TCP ports that this process's sockets are bound to, as the kernel tells."""
+    """The TCP ports that this process's sockets are bound to, as the kernel reports."""
     inodes = set()
     for one in open_descriptors():
         if "socket:[" in one:
@@ -181,7 +181,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def restless_neighbour(peer: tuple[str, int]) -> Callable[[], None]:
-    """Somebody who does nothing but bind(0), listen and connect to `peer`."""
+    """A neighbour that calls bind(0), listens and connects to `peer` without rest."""
 
     def work() -> None:
         for number in itertools.count():

@@ -79,7 +79,7 @@ def _never_reserved(protocol: str) -> None:
         assert group.ports == list(range(40040, 40064))
         with pytest.raises(PortsExhausted):
             reserve_many(20, protocol=protocol, contiguous=True)
-    # By name it can be had: that is what its owner reserved it for.
+    # A request for this port succeeds: its owner reserved it for that.
     with reserve(port=40003, protocol=protocol) as r:
         assert r.port == 40003
 

@@ -1,4 +1,4 @@
-"""What errors carry beside their text, and that the text about a lack of ports is true."""
+"""The attributes of errors, and that the text about a lack of ports is true."""
 
 import copy
 import pickle
@@ -121,7 +121,7 @@ def test_listening_where_a_server_has_taken_over() -> None:
     assert (caught.value.port, caught.value.protocol) == (r.port, "tcp")
     assert caught.value.diagnosis is not None
     assert "listens" in [one.state for one in caught.value.diagnosis.found]
-    # The port is reserved already: to ask for it by name is no remedy.
+    # The port is reserved already, so a request for it does not help.
     assert "port=[" not in str(caught.value)
 
 

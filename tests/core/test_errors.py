@@ -1,4 +1,4 @@
-"""What is said when no port can be had, and that nothing is left open after any failure."""
+"""The errors for a lack of ports, and that nothing is left open after any failure."""
 
 import errno
 import resource

@@ -229,7 +229,7 @@ def _another_user() -> None:
             for options in OPTIONS:
                 for _, address in ADDRESSES:
                     assert not may_bind(exclusive.port, address, *options)
-            # What the documentation warns of.
+            # The documentation warns of this.
             assert may_bind(open_to_servers.port, "127.0.0.1", socket.SO_REUSEADDR)
             assert not may_bind(open_to_servers.port, "127.0.0.1", socket.SO_REUSEPORT)
 

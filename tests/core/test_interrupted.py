@@ -192,7 +192,7 @@ def test_signals_at_random(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_while_another_thread_has_the_lock() -> None:
-    """Whoever waits for the lock is interrupted there, and gets its own exception."""
+    """A thread that waits for the lock is interrupted there, and gets its own exception."""
     released, held = threading.Event(), threading.Event()
 
     def hold_the_lock() -> None:

@@ -70,7 +70,7 @@ def test_many_threads_release_the_same() -> None:
         threads = [threading.Thread(target=let_go, args=arguments) for _ in range(8)]
         for thread in threads:
             thread.start()
-        # What is opened meanwhile must not be closed by a second close of the same number.
+        # A second close must not close a file that was opened meanwhile with the same number.
         opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
         for thread in threads:
             thread.join()

@@ -338,7 +338,7 @@ def test_messages_name_the_sockets_of_strangers() -> None:
     assert re.search(r"holds 127\.0\.0\.9:\d+ \(tcp\)", str(caught.value))
 
 
-def test_connections_in_the_way_are_told_of() -> None:
+def test_connections_in_the_way_are_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         port = client.getsockname()[1]

@@ -38,7 +38,7 @@ def _order(folder: str) -> None:
     assert [int(first), int(second), int(third)] == [10000, 10001, 10002]
     first.release()
     second.release()
-    # Not the lowest free one: who just let go of it may still be closing connections.
+    # Not the lowest free one: its last user may still be closing connections.
     with take(fixed) as fourth:
         assert fourth.port == 10003
     with bound(10004), reserve_many_from(fixed, Request(exclude=[10005]), 4) as group:
@@ -245,7 +245,7 @@ def _outlived(folder: str) -> None:
     def parent() -> None:
         r = take(source(folder))
         if os.fork() == 0:
-            # Told by the grandchild, which by now has closed what it inherited.
+            # The grandchild reports it after it has closed the descriptors that it inherited.
             os.write(writable, b"%d" % os.getpid())
         else:
             assert not r.released

@@ -72,7 +72,7 @@ def _ports_of_the_pool(by_environment: bool) -> None:
             with pytest.raises(PortsExhausted, match="its pool has no free port") as caught:
                 reserve_from(source, Request())
             assert address in str(caught.value)
-        # The server never takes one back while we live: they come round again all the same.
+        # The server takes none back while this process lives. They are used again nevertheless.
         with reserve_many_from(source, Request(), 5) as group:
             assert sorted(group.ports) == list(range(20000, 20005))
         with reserve_from(source, Request(port=20003)) as r:

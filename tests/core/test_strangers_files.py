@@ -49,7 +49,7 @@ def a_lock(port: int, pid: int = 1) -> bytes:
 
 
 def strangers_at(folder: Path, first: int) -> list[int]:
-    """Fill a folder with what is not ours. Returns the ports whose locks' names are taken."""
+    """Fill a folder with files that are not ours. Returns the ports whose lock names are taken."""
     precious = folder / "precious.txt"
     contents = {
         0: b"precious",
@@ -268,7 +268,7 @@ def test_a_descriptor_that_the_program_closed_and_used_again_stays_open(
     end(locked)
     os.write(number, b"still open")
     os.close(number)
-    # The same number is the next lock of the same port, perhaps in a file with the same inode.
+    # The same descriptor has the next lock of the same port, perhaps in a file with the same inode.
     (folder.path / "10000.lock").unlink()
     again = folder.lock(10000, "gw0")
     if again._descriptor != number:

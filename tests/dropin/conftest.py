@@ -1,4 +1,4 @@
-"""Drop-ins are used in processes of their own: they change the sockets of the one they are in."""
+"""Drop-ins run in child processes here: they change the sockets of their process."""
 
 import importlib.util
 import os

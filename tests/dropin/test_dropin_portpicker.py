@@ -16,7 +16,7 @@ IMPORT = "import ephemport.dropin.portpicker as portpicker\n"
 
 
 class Portserver:
-    """A portserver: a port a line, 0 when there is none left; and what it was asked."""
+    """A portserver: it answers with one port a line, 0 if none is left, and keeps the questions."""
 
     def __init__(self, address: str, ports: list[bytes]) -> None:
         self.asked: list[bytes] = []
