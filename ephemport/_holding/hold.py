@@ -310,16 +310,17 @@ class Hold:
                 if sock.type in addresses:
                     self._shadow(sock, addresses[sock.type])
         except BaseException:
-            added, self.parts = self.parts[len(before) :], before
-            for sock, _ in added:
+            for sock, _ in self.parts[len(before) :]:
                 sock.close()
+            self.parts = before
             raise
+        shadows = self.parts[len(before) :]
         kept = [part for part in before if part[0].type not in addresses]
-        moved = [*self.parts[len(before) :], *kept]
-        self.parts = tuple(sorted(moved, key=lambda part: part[0].type))
+        # Closed while it still is a part: a child that is forked meanwhile knows its copy by that.
         for sock, _ in before:
             if sock.type in addresses:
                 sock.close()
+        self.parts = tuple(sorted([*shadows, *kept], key=lambda part: part[0].type))
 
     def _shadow(self, sock: SocketType, endpoint: Endpoint) -> None:
         shadow = self.add(endpoint.family, sock.type)
