@@ -1,4 +1,4 @@
 """What the kernel says: sockets, processes, the ephemeral port range, network namespaces.
 
-Readers over netlink, ``/proc`` and three system calls. Nothing here knows why anyone asks.
+Readers over netlink, ``/proc`` and three system calls. They know nothing of reservations.
 """

@@ -1,14 +1,14 @@
-"""Descriptors that this process keeps for long, and may find closed by others."""
+"""Descriptors that this process keeps for long, and that other code may close meanwhile."""
 
 import os
 from contextlib import suppress
 
 
 class Descriptor:
-    """A descriptor that is closed only while it is what it was when this was made.
+    """A descriptor that is closed only if it still means what it meant when this was made.
 
     Other code of this process may close descriptors that are not its own (os.closerange() in a
-    library that daemonizes), and the kernel gives the number to whatever is opened next.
+    library that daemonizes). The kernel then reuses the number for the next file that is opened.
 
     number: the descriptor.
     """
@@ -22,7 +22,7 @@ class Descriptor:
         return self._what is not None and _what(self.number) == self._what
 
     def close(self) -> None:
-        """Close it, unless it is somebody else's by now. May be called often."""
+        """Close it, unless it now means another file. May be called often."""
         if self.is_open():
             self._what = None
             with suppress(OSError):
@@ -30,7 +30,7 @@ class Descriptor:
 
 
 def _what(number: int) -> tuple[int, int, str] | None:
-    """What is open there: the file, and for those without one of their own what it is called."""
+    """Return what is open there: the file, and the name where it has no file of its own."""
     try:
         found = os.fstat(number)
     except OSError:
@@ -39,5 +39,5 @@ def _what(number: int) -> tuple[int, int, str] | None:
         name = os.readlink(f"/proc/self/fd/{number}")
     except OSError:
         name = ""
-    # Pidfds and seccomp listeners share one inode with all that are of no filesystem.
+    # Pidfds and seccomp listeners share one inode with all files that have no file system.
     return found.st_dev, found.st_ino, name if name.startswith("anon_inode:") else ""

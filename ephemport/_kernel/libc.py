@@ -1,4 +1,4 @@
-"""The C library, for the system calls that Python has no names for."""
+"""The C library, for the system calls that Python does not have."""
 
 import errno
 from functools import cache
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @cache
 def libc() -> "ctypes.CDLL":
-    """The library, with errno kept for `ctypes.get_errno()`. Calls let other threads run."""
+    """Return the library; `ctypes.get_errno()` has its errno. Other threads run during calls."""
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)

@@ -1,8 +1,8 @@
-"""Asking the kernel, again and again, which sockets a packet to some addresses would reach.
+"""A repeated question to the kernel: which sockets would a packet to some addresses reach?
 
-Unlike a listing, which walks all listening sockets of the network namespace, this asks for one:
-the kernel looks it up as it would for an arriving packet (inet_diag_find_one_icsk in
-net/ipv4/inet_diag.c, udp_dump_one in net/ipv4/udp_diag.c), in 2 microseconds an address.
+A listing walks all listening sockets of the network namespace. This asks for one: the kernel looks
+it up as for an arriving packet (inet_diag_find_one_icsk in net/ipv4/inet_diag.c, udp_dump_one in
+net/ipv4/udp_diag.c), in 2 microseconds an address.
 """
 
 import errno
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ephemport._kernel import sockets
 
-# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+# Kept at import: tests patch socket.socket, and netlink must still answer.
 _Socket = socket.socket
 
 _NLM_F_REQUEST = 1
@@ -24,10 +24,10 @@ _INODE_OFFSET = 16 + 68
 
 
 class Lookup:
-    """One question, prepared: who receives what is sent to `port` on any of `addresses`.
+    """One prepared question: who receives packets to `port` on any of `addresses`.
 
     addresses: pairs of socket.AF_INET or AF_INET6 and the address as text. Raises OSError where
-    netlink is refused. To be closed.
+    netlink is refused. Close it after use.
     """
 
     def __init__(self, protocol: str, port: int, addresses: Iterable[tuple[int, str]]) -> None:
@@ -41,7 +41,7 @@ class Lookup:
         )
 
     def inodes(self) -> set[int]:
-        """The inodes of the sockets that would receive it now; empty when there are none.
+        """Return the inodes of the sockets that would receive one now; empty if there are none.
 
         Raises OSError where netlink is refused.
         """
@@ -54,7 +54,7 @@ class Lookup:
         return found
 
     def close(self) -> None:
-        """Give the netlink socket back."""
+        """Close the netlink socket."""
         self._diag.close()
 
 

@@ -34,40 +34,42 @@ _WHO_REFUSES_A_NAMESPACE = {
 }
 
 _NOT_THE_OWNER = (
-    "needs CAP_NET_ADMIN over the network namespace, which an ordinary user has "
-    "in a namespace of their own and until the next exec()"
+    "needs CAP_NET_ADMIN over the network namespace; an ordinary user has it only "
+    "in a namespace of their own, until the next exec()"
 )
 _WHO_REFUSES_A_SETTING = {
     errno.EPERM: _NOT_THE_OWNER,
     errno.EACCES: _NOT_THE_OWNER,
     errno.EROFS: "/proc/sys is mounted read-only, as containers do",
-    errno.EINVAL: "upside down, or not all of it from net.ipv4.ip_unprivileged_port_start to 65535",
+    errno.EINVAL: (
+        "high is below low, or the range is not within net.ipv4.ip_unprivileged_port_start to 65535"
+    ),
 }
 
 
 def enter_new_network(*, user_namespace: bool | None = None) -> None:
     """Move the calling process into a network of its own: a loopback that is up, nothing else.
 
-    Processes that it starts from then on share that network; it ends with the last of them.
-    Sockets that are open already stay in the old one, and so do other threads.
+    Processes that it starts from then on share that network; it ends with the last of them. Open
+    sockets and other threads stay in the old one.
 
-    With `user_namespace` the process enters a user namespace first, in which it keeps its own user
-    and group id and no other exists: the way for an ordinary user, and only for a process with a
-    single thread. It has all capabilities there until it calls exec(), then none (root keeps
-    them). None decides: without, if the process has CAP_SYS_ADMIN and CAP_NET_ADMIN.
+    With `user_namespace` the process first enters a user namespace, which has only its own user
+    and group id. An ordinary user needs that, and only a single-threaded process can do it. There
+    the process has all capabilities until it calls exec(), then none (root keeps them). None: with
+    one, unless the process has CAP_SYS_ADMIN and CAP_NET_ADMIN.
 
-    The kernel's settings under /proc/sys/net start afresh there, the ephemeral port range too.
+    The settings under /proc/sys/net have the kernel's defaults there, also the ephemeral range.
 
     Raises OSError, whose message says what was refused and what commonly refuses it. The process
     may then be left half-way, with its loopback down or its ids not mapped, and should exit.
     """
     if user_namespace is None:
         user_namespace = not _has_capabilities(_CAP_SYS_ADMIN, _CAP_NET_ADMIN)
-    # Asked before: in a user namespace without maps everyone is the overflow user 65534.
+    # Read before: in a user namespace without maps every user is the overflow user 65534.
     uid, gid = os.geteuid(), os.getegid()
     _unshare(_CLONE_NEWNET | (_CLONE_NEWUSER if user_namespace else 0))
     if user_namespace:
-        # Giving up setgroups() is the condition for mapping a group without privilege.
+        # A process without privilege must give up setgroups() before it can map a group.
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
@@ -77,10 +79,10 @@ def enter_new_network(*, user_namespace: bool | None = None) -> None:
 def set_ephemeral_range(low: int, high: int) -> None:
     """Set net.ipv4.ip_local_port_range of the current network namespace, both ends included.
 
-    Needs CAP_NET_ADMIN over it: after `enter_new_network` an ordinary user has that until exec().
+    Needs CAP_NET_ADMIN over it: an ordinary user has it after `enter_new_network`, until exec().
 
-    Raises OSError where it is refused, and for a range that the kernel does not take (upside
-    down, or below net.ipv4.ip_unprivileged_port_start).
+    Raises OSError where it is refused, and for a range that the kernel does not take (high below
+    low, or below net.ipv4.ip_unprivileged_port_start).
     """
     path = "/proc/sys/net/ipv4/ip_local_port_range"
     _write(path, f"{low} {high}", _WHO_REFUSES_A_SETTING)
@@ -95,7 +97,7 @@ def _has_capabilities(*numbers: int) -> bool:
 def _unshare(flags: int) -> None:
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare() is there from Python 3.12 on only
+    libc = ctypes.CDLL(None, use_errno=True)  # Python has os.unshare() only from 3.12 on.
     if libc.unshare(flags) != 0:
         names = "CLONE_NEWNET" + ("|CLONE_NEWUSER" if flags & _CLONE_NEWUSER else "")
         raise _refusal(ctypes.get_errno(), f"unshare({names})")

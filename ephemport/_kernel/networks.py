@@ -1,8 +1,8 @@
 """The other network namespaces of this machine, as far as this process may look into them.
 
-As root: by entering them for a moment, in a thread of its own (setns(2) moves the calling thread).
-As an ordinary user: by /proc/PID/net of an own process there, which needs no privilege and shows
-all but TCP sockets that are bound and quiet.
+Root enters one for a moment, in a separate thread (setns(2) moves the calling thread). An ordinary
+user reads /proc/PID/net of a process of their own there. That needs no privilege, and shows all but
+TCP sockets that are bound and do not listen.
 """
 
 import os
@@ -27,7 +27,7 @@ class Network(NamedTuple):
 
 
 def network_of(pid: int | str) -> int | None:
-    """The network namespace of a process, by its inode; None where it may not be asked."""
+    """Return the inode of a process's network namespace; None where it may not be read."""
     try:
         return os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:
@@ -35,7 +35,7 @@ def network_of(pid: int | str) -> int | None:
 
 
 def other_networks() -> list[Network]:
-    """The network namespaces of the processes that we may look into, without our own."""
+    """Return the network namespaces of the processes that we may look into, without our own."""
     own = network_of("thread-self")
     found: dict[int, int] = {}
     for pid in pids():
@@ -61,7 +61,7 @@ def inside(network: Network, look: Callable[[], T]) -> T:
             except BaseException as error:
                 raised.append(error)
 
-        # The thread ends with its look: it must never do anything else in that network.
+        # The thread ends with its look: it must do nothing else in that network.
         thread = threading.Thread(target=run, name="ephemport-look")
         thread.start()
         thread.join()
@@ -75,7 +75,7 @@ def inside(network: Network, look: Callable[[], T]) -> T:
 def _enter(descriptor: int) -> None:
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)  # os.setns() is there from Python 3.12 on only
+    libc = ctypes.CDLL(None, use_errno=True)  # Python has os.setns() only from 3.12 on.
     if libc.setns(descriptor, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"setns(): {os.strerror(number)}")

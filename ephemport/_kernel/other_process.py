@@ -1,7 +1,7 @@
-"""What is done with another process: reading its memory, changing its socket.
+"""Access to another process: reading its memory, changing its socket.
 
-Both ask for the right to trace it, PTRACE_MODE_ATTACH_REALCREDS in ptrace(2). A process has it over
-its children unless they changed their user id or the machine is set up more strictly.
+Both need the right to trace it, PTRACE_MODE_ATTACH_REALCREDS in ptrace(2). A process has it over
+its children, unless they changed their user id or the machine has stricter settings.
 """
 
 import errno
@@ -22,17 +22,17 @@ _SO_NETNS_COOKIE = 71
 
 @contextmanager
 def duplicate(tid: int, descriptor: int) -> Iterator[int]:
-    """A descriptor of another process, duplicated. Raises OSError.
+    """Yield a duplicate of another process's descriptor. Raises OSError.
 
-    No socket object is made of it: that one would set O_NONBLOCK, which both processes share,
-    wherever socket.setdefaulttimeout() was called.
+    It is not a socket object. Where socket.setdefaulttimeout() was called, a socket object would
+    set O_NONBLOCK, which both processes share.
     """
     try:
         pidfd = syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # Before Linux 6.9: the process, whose first thread has nearly always the same descriptors.
+        # Before Linux 6.9: by the process; its first thread nearly always has the same descriptors.
         pidfd = syscall(_PIDFD_OPEN, thread_group(tid) or 0, 0)
     try:
         fd = syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
@@ -45,7 +45,7 @@ def duplicate(tid: int, descriptor: int) -> Iterator[int]:
 
 
 def read_memory(tid: int, pointer: int, length: int) -> bytes:
-    """What stands at an address of another process, all of it. Raises OSError."""
+    """Return `length` bytes of another process's memory, all or none. Raises OSError."""
     import ctypes
 
     buffer = ctypes.create_string_buffer(length)
@@ -60,7 +60,7 @@ def read_memory(tid: int, pointer: int, length: int) -> bytes:
 
 
 def socket_option(fd: int, name: int) -> int:
-    """An option of the level SOL_SOCKET. Raises OSError, ENOTSOCK for what is no socket."""
+    """Return an option of the level SOL_SOCKET. Raises OSError, ENOTSOCK for another file."""
     import ctypes
 
     value, size = ctypes.c_uint64(0), ctypes.c_uint(8)
@@ -70,7 +70,7 @@ def socket_option(fd: int, name: int) -> int:
 
 
 def network(fd: int) -> int | None:
-    """A number for the network namespace of a socket, None where the kernel tells none."""
+    """Return the cookie of a socket's network namespace, None where the kernel has none."""
     try:
         return socket_option(fd, _SO_NETNS_COOKIE)
     except OSError as error:
@@ -89,7 +89,7 @@ def set_reuse_address(fd: int, value: int) -> None:
 
 
 def bind(fd: int, address: bytes) -> int:
-    """Bind to an address as the kernel reads it. Returns 0 or the error number."""
+    """Bind to an address in the kernel's form. Returns 0 or the errno."""
     import ctypes
 
     return ctypes.get_errno() if libc().bind(fd, address, len(address)) != 0 else 0

@@ -1,6 +1,6 @@
-"""The ephemeral port range, and what stands in it.
+"""The ephemeral port range, and the ports in it that are in use.
 
-Every function reads afresh: the settings belong to the network namespace (ip(7), and
+Every function reads anew: the settings belong to the network namespace (ip(7), and
 Documentation/networking/ip-sysctl.rst in the kernel), and a process may enter another one.
 """
 
@@ -17,10 +17,10 @@ __all__ = [
 
 
 def ephemeral_range() -> range:
-    """Return the port numbers that the kernel hands out, as net.ipv4.ip_local_port_range has them.
+    """Return the ports that the kernel assigns, by net.ipv4.ip_local_port_range.
 
-    The setting's upper end is inclusive and so is in the range. Where it cannot be read (no /proc,
-    a sandbox), the kernel's default, range(32768, 61000). It serves IPv6 as well.
+    The setting's upper end is inclusive, so it is in the range. Where it cannot be read (no /proc,
+    a sandbox), this is the kernel's default, range(32768, 61000). It applies to IPv6 as well.
     """
     try:
         low, high = _read("ipv4/ip_local_port_range").split()
@@ -30,7 +30,7 @@ def ephemeral_range() -> range:
 
 
 def widest_range() -> range:
-    """Return what net.ipv4.ip_local_port_range can be set to at most.
+    """Return the widest range that net.ipv4.ip_local_port_range can be set to.
 
     The kernel refuses a lower end below net.ipv4.ip_unprivileged_port_start, 1024 by default.
     """
@@ -42,10 +42,10 @@ def widest_range() -> range:
 
 
 def reserved_ports() -> frozenset[int]:
-    """Return the port numbers that the kernel never hands out of itself.
+    """Return the ports that the kernel never assigns (net.ipv4.ip_local_reserved_ports).
 
-    From net.ipv4.ip_local_reserved_ports, which reads like ``8080,9148-9150``. Empty where it
-    cannot be read. An explicit bind() to one of them succeeds.
+    The setting reads like ``8080,9148-9150``. Empty where it cannot be read. An explicit bind() to
+    one of these ports succeeds.
     """
     try:
         text = _read("ipv4/ip_local_reserved_ports").strip()
@@ -59,26 +59,26 @@ def reserved_ports() -> frozenset[int]:
 
 
 def ports_in_use(protocol: str = "tcp") -> set[int]:
-    """Return the distinct local port numbers of all sockets of `protocol`, in any state.
+    """Return the local ports of all sockets of `protocol`, in any state.
 
-    TCP sockets that are bound and do not listen are among them where the kernel shows them
+    That includes TCP sockets that are bound and do not listen, where the kernel shows them
     (`ephemport._kernel.sockets.can_see_bound_inactive`). Raises as `read_sockets` does.
     """
     return {record.port for record in read_sockets(protocol, tuple(State))}
 
 
 def bindv6only() -> bool:
-    """Tell whether an IPv6 socket is IPV6_V6ONLY unless told otherwise (net.ipv6.bindv6only).
+    """Return whether an IPv6 socket is IPV6_V6ONLY by default (net.ipv6.bindv6only).
 
-    False where there is no such setting: the kernel's default, or a machine without IPv6.
+    False, the kernel's default, where there is no such setting: on a machine without IPv6.
     """
     return _is_on("ipv6/bindv6only")
 
 
 def autobind_reuse() -> bool:
-    """Tell whether bind() to port 0 may share a number that SO_REUSEADDR sockets are bound to.
+    """Return whether bind() to port 0 may share a port to which SO_REUSEADDR sockets are bound.
 
-    From net.ipv4.ip_autobind_reuse (Linux 5.7); False where there is no such setting.
+    From net.ipv4.ip_autobind_reuse (Linux 5.7). False where there is no such setting.
     """
     return _is_on("ipv4/ip_autobind_reuse")
 

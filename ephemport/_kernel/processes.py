@@ -1,7 +1,7 @@
 """Processes, as proc(5) shows them: who has a socket open, who descends from whom.
 
-Processes come and go while one looks. Whatever vanishes or may not be looked at is left out or
-answered with None; nothing here raises for it.
+Processes start and end during a look. A process that ends or may not be looked into is left out, or
+the answer is None; nothing here raises for it.
 """
 
 import functools
@@ -29,7 +29,7 @@ __all__ = [
     "user_of",
 ]
 
-# What container engines call the cgroups that they make: Docker, Podman, CRI-O, containerd, LXC.
+# How container engines name their cgroups: Docker, Podman, CRI-O, containerd, LXC.
 _CONTAINER = re.compile(
     r"\b(docker|libpod|crio|cri-containerd|containerd|lxc)(?:\.payload)?[-/.:]([0-9A-Za-z][\w-]+)"
 )
@@ -41,9 +41,9 @@ def owners(
 ) -> dict[int, list[int]]:
     """Return who has the sockets with these inode numbers open: inode -> sorted process ids.
 
-    Looks through /proc/PID/fd of the processes in `within`, or of all. Whose descriptors may not
-    be read (another user's, see PTRACE_MODE_READ_FSCREDS in ptrace(2)) is passed over. An inode
-    that nobody visible has open is no key of the result.
+    Reads /proc/PID/fd of the processes in `within`, or of all. It skips processes whose descriptors
+    may not be read (another user's, see PTRACE_MODE_READ_FSCREDS in ptrace(2)). An inode that no
+    visible process has open is no key of the result.
     """
     found: dict[int, list[int]] = {}
     for inode, pid, _ in _open_sockets(inodes, within):
@@ -60,9 +60,9 @@ def descriptors(inodes: Collection[int]) -> dict[int, list[tuple[int, int]]]:
 
 
 def open_sockets(pid: int) -> dict[int, int] | None:
-    """Return all sockets of process `pid`, inode -> descriptor; None where it may not be looked at.
+    """Return all sockets of `pid`, inode -> descriptor; None where it may not be looked into.
 
-    Of several descriptors of one socket the first that is found.
+    If a socket has several descriptors, it is the first that is found.
     """
     folder = f"/proc/{pid}/fd"
     seen: dict[int, int] = {}
@@ -82,7 +82,7 @@ def open_sockets(pid: int) -> dict[int, int] | None:
 def _open_sockets(
     inodes: Collection[int], within: Collection[int] | None
 ) -> Iterator[tuple[int, int, int]]:
-    # No process has a socket of inode 0 open: it is the kernel's word for "none any more".
+    # No process has a socket of inode 0 open: to the kernel that means "no longer open".
     wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
     if not wanted:
         return
@@ -103,7 +103,7 @@ def _open_among(pid: int, wanted: dict[str, int]) -> dict[int, int]:
             if inode is not None:
                 seen.setdefault(inode, int(descriptor))
     except OSError:
-        pass  # another user's, or gone; what was seen before that stands
+        pass  # Another user's, or gone. What was found before stays in the answer.
     return seen
 
 
@@ -111,12 +111,12 @@ def descendants(pid: int) -> list[int]:
     """Return `pid` and the processes below it that are running, every parent before its children.
 
     Empty if `pid` itself is not running. A process whose parent exited belongs to init, or to a
-    subreaper, and is no descendant any more. What is started or ends meanwhile may be missed
+    subreaper, and is no descendant any more. A process that starts or ends meanwhile may be missed
     (proc_tid_children(5)): a wait loop asks again.
     """
     children = _children if _has_children_files() else functools.partial(_lookup, _child_map())
     tree = [pid] if is_running(pid) else []
-    seen = {pid}  # a number given out anew while we look could otherwise lead in a circle
+    seen = {pid}  # A pid that is reused meanwhile could otherwise lead in a circle.
     for parent in tree:  # grows as it goes
         for child in children(parent):
             if child not in seen and is_running(child):
@@ -156,11 +156,11 @@ def _lookup(children: dict[int, list[int]], pid: int) -> list[int]:
 def command_line(pid: int) -> str | None:
     r"""Return the command line of process `pid`, quoted for a shell; None if there is none.
 
-    A process without one, a kernel thread or a zombie, gives its name in brackets: ``[comm]``.
-    Bytes that are no UTF-8 are written ``\\xNN``, so that the text can always be printed.
+    For a process without one, a kernel thread or a zombie, it is the name in brackets: ``[comm]``.
+    Bytes that are not UTF-8 are written ``\\xNN``, so that the text can always be printed.
     """
     try:
-        # Programs that set their own title leave NULs behind it, any number of them.
+        # Programs that set their own title leave NULs after it, any number of them.
         text = _read(f"/proc/{pid}/cmdline").rstrip(b"\0").decode("utf-8", "backslashreplace")
         if text:
             return shlex.join(text.split("\0"))
@@ -180,7 +180,7 @@ def age(pid: int) -> float | None:
     fields = _stat_fields(pid)
     if fields is None:
         return None
-    # Field 22 of proc_pid_stat(5), of which the first two are not in the list.
+    # Field 22 of proc_pid_stat(5); the first two fields are not in the list.
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
 
@@ -188,7 +188,7 @@ def age(pid: int) -> float | None:
 def container(pid: int) -> str | None:
     """Return the container that process `pid` runs in, by its cgroup: ``docker 3f2a9c0d1e4b``.
 
-    None outside of any engine that is known, and for a process of the container that we are in.
+    None if no known engine runs it, and for a process of the container that we are in.
     """
     try:
         text = _read(f"/proc/{pid}/cgroup").decode("ascii", "replace")
@@ -204,7 +204,7 @@ def container(pid: int) -> str | None:
 def environment(pid: int, names: Collection[str]) -> dict[str, str]:
     """Return those of these variables that were in the environment when `pid` called exec().
 
-    What a process sets later is not there (proc_pid_environ(5)). Empty where it may not be read.
+    Variables that it sets later are missing (proc_pid_environ(5)). Empty where it may not be read.
     """
     try:
         text = _read(f"/proc/{pid}/environ").decode("utf-8", "backslashreplace")
@@ -223,9 +223,9 @@ def mappings(pid: int) -> str | None:
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes | None:
-    """Return what stands at an address of process `pid`, None where it may not be read.
+    """Return memory of process `pid`, None where it may not be read.
 
-    Asks for more than to look, PTRACE_MODE_ATTACH_FSCREDS in ptrace(2).
+    This needs more than the right to look: PTRACE_MODE_ATTACH_FSCREDS in ptrace(2).
     """
     try:
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
@@ -238,19 +238,19 @@ def read_memory(pid: int, address: int, length: int) -> bytes | None:
 def thread_group(tid: int) -> int | None:
     """Return the id of the process that thread `tid` belongs to, None if it is gone.
 
-    Asks for Tgid in /proc/TID/status, which exists for every thread though no listing shows it.
+    Reads Tgid in /proc/TID/status, which exists for every thread, although no listing shows it.
     """
     return _status_number(tid, b"Tgid:")
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether process `pid` exists and still runs, which a zombie does not."""
+    """Return whether process `pid` exists and still runs; a zombie does not run."""
     fields = _stat_fields(pid)
     if fields is None:
         return False
     if fields[0] not in (b"Z", b"X"):
         return True
-    # That is the first thread's state. It may have ended and left the process to other threads.
+    # This is the state of the first thread. It may have ended while other threads still run.
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
@@ -258,7 +258,7 @@ def is_running(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Tell whether a signal (SIGSTOP, Ctrl-Z) or a debugger keeps process `pid` from running on."""
+    """Return whether a signal (SIGSTOP, Ctrl-Z) or a debugger has stopped process `pid`."""
     fields = _stat_fields(pid)
     return fields is not None and fields[0] in (b"T", b"t")
 
@@ -276,14 +276,14 @@ def _status_number(pid: int, key: bytes) -> int | None:
 def _stat_fields(pid: int) -> list[bytes] | None:
     """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5))."""
     try:
-        # The name before them is in parentheses, and may hold blanks and parentheses itself.
+        # The name before them is in parentheses, and may contain blanks and parentheses.
         return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return None
 
 
 def pids() -> list[int]:
-    """All processes that this one may know of; none where /proc is not mounted."""
+    """Return all processes that this one can see; none where /proc is not mounted."""
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:
@@ -291,7 +291,7 @@ def pids() -> list[int]:
 
 
 def _read(path: str) -> bytes:
-    # Half the price of open(), which also asks for the size and the kind of the file.
+    # Half the cost of open(), which also reads the size and the kind of the file.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = chunk = os.read(descriptor, 1 << 12)

@@ -1,15 +1,15 @@
-"""The protocols that ports belong to, by the names that arguments take."""
+"""The protocols of ports, by the names that arguments take."""
 
 from socket import SOCK_DGRAM, SOCK_STREAM
 
 from ephemport._arguments import shown
 
-# "both" is the same port on both.
+# "both" is the same port on TCP and UDP.
 PARTS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("tcp", "udp")}
 KINDS = {"tcp": (SOCK_STREAM,), "udp": (SOCK_DGRAM,), "both": (SOCK_STREAM, SOCK_DGRAM)}
 
 
 def check_protocol(protocol: str) -> None:
-    """Raise ValueError, with the known ones, unless `protocol` is "tcp", "udp" or "both"."""
+    """Raise ValueError, which names the known ones, unless `protocol` is one of them."""
     if not isinstance(protocol, str) or protocol not in PARTS:
         raise ValueError(f"unknown protocol {shown(protocol)}; known are {', '.join(PARTS)}")

@@ -1,9 +1,9 @@
 """The TCP and UDP sockets of the current network namespace.
 
-Two readers with one signature: `read_netlink` asks sock_diag(7), which filters inside the kernel
-and answers for listeners in some 20 microseconds; `read_proc_net` parses proc_pid_net(5), which
-is always there but costs milliseconds and cannot show bound sockets that do not listen.
-`read_sockets` uses the first and falls back to the second.
+There are two readers with one signature. `read_netlink` asks sock_diag(7), which filters inside
+the kernel and answers for listeners in some 20 microseconds. `read_proc_net` parses
+proc_pid_net(5), which is always there, but costs milliseconds and cannot show bound sockets that
+do not listen. `read_sockets` uses the first and falls back to the second.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ephemport._kernel.fork import lock
 
-# Kept from the start: tests patch socket.socket, and want their numbers all the same.
+# Kept at import: tests patch socket.socket, and netlink must still answer.
 _Socket = socket.socket
 
 __all__ = [
@@ -33,10 +33,10 @@ class State(IntEnum):
     """A socket's state, in the kernel's numbers (include/net/tcp_states.h).
 
     UDP uses two of them: CLOSE for an ordinary socket, ESTABLISHED for a connected one.
-    A half-open connection is reported as SYN_RECV; NEW_SYN_RECV is the kernel's own bookkeeping.
-    BOUND_INACTIVE is a TCP socket that is bound and neither listens nor connects. To the kernel it
-    is a name in netlink queries only (net/ipv4/inet_diag.c, Linux 6.8), which it answers with
-    CLOSE; records say BOUND_INACTIVE. No TCP record is ever in state CLOSE.
+    A half-open connection is reported as SYN_RECV; NEW_SYN_RECV is internal to the kernel.
+    BOUND_INACTIVE is a TCP socket that is bound and neither listens nor connects. The kernel has
+    this state only in netlink queries (net/ipv4/inet_diag.c, Linux 6.8), and answers with CLOSE;
+    records say BOUND_INACTIVE. No TCP record is ever in state CLOSE.
     """
 
     ESTABLISHED = 1
@@ -58,10 +58,10 @@ class SocketRecord(NamedTuple):
     """One socket as the kernel lists it.
 
     Addresses are written as the kernel keeps them: a dual-stack socket is AF_INET6, and an IPv4
-    connection it accepted reads ``::ffff:127.0.0.1``. `uid` is the owner's user id as seen from
-    the current user namespace. `inode` is the number in ``socket:[...]`` under ``/proc/PID/fd``,
-    0 for sockets that no process has open any more (TIME_WAIT) or yet (SYN_RECV). Without a peer
-    `peer_port` is 0 and `peer_address` the wildcard.
+    connection that it accepted reads ``::ffff:127.0.0.1``. `uid` is the owner's user id as seen
+    from the current user namespace. `inode` is the number in ``socket:[...]`` under
+    ``/proc/PID/fd``, 0 for a socket that no process has open (TIME_WAIT, SYN_RECV). Without a peer
+    `peer_port` is 0 and `peer_address` is the wildcard.
     """
 
     protocol: str
@@ -80,7 +80,7 @@ class SocketRecord(NamedTuple):
     v6only: bool | None = None
     """IPV6_V6ONLY, for AF_INET6 sockets without a peer and through netlink, else None."""
     seconds_left: float | None = None
-    """For TIME_WAIT: how long the kernel will keep it yet."""
+    """For TIME_WAIT: how many seconds the kernel still keeps it."""
 
 
 class _Query(NamedTuple):
@@ -117,13 +117,13 @@ _BYTE = struct.Struct("=B")
 # inet_diag_msg: family, state, the two ports as bytes (they alone are big-endian), the two
 # addresses, then past interface and cookie the timer's milliseconds, past the queues uid and inode
 _MESSAGE = struct.Struct("=BB2x4B16s16s12xI8xII")
-# What /proc/net counts the timer in (jiffies_delta_to_clock_t), on every machine of today.
+# Ticks of the timer in /proc/net per second (jiffies_delta_to_clock_t), on today's machines.
 _TICKS = 100
 
-# The kernel makes at most 32 KiB of dump at a time (netlink_dump in net/netlink/af_netlink.c).
+# The kernel sends at most 32 KiB of a dump at a time (netlink_dump in net/netlink/af_netlink.c).
 _RECEIVE_BYTES = 1 << 16
 
-# A process elsewhere can only disturb so many dumps in a row before the kernel is at fault.
+# Other processes disturb at most so many dumps in a row; after that the kernel is at fault.
 _MAX_REPEATS = 10
 
 _REFUSED = frozenset({
@@ -143,11 +143,11 @@ def read_sockets(
 ) -> list[SocketRecord]:
     """Return the sockets of both families that are in one of `states`, in no particular order.
 
-    `protocol` is ``"tcp"`` or ``"udp"``; with `port` only sockets with that local number. Asks
-    netlink, and reads /proc/net where netlink is refused. Sockets that come or go meanwhile may
+    `protocol` is ``"tcp"`` or ``"udp"``; with `port` only sockets with that local port. Asks
+    netlink, and reads /proc/net where netlink is refused. Sockets that open or close meanwhile may
     be missed, and in listings longer than one read (32 KiB from netlink, some hundred sockets;
-    a page from /proc) they can make the kernel miss a neighbour. Ask again before concluding from
-    absence; with `port`, netlink's answer fits in one.
+    a page from /proc) they can make the kernel miss a neighbour. So ask again before you conclude
+    that there is none; with `port`, netlink's answer fits in one read.
 
     Raises ValueError for another protocol, OSError where neither source can be read.
     """
@@ -167,10 +167,9 @@ def read_netlink(
     Raises OSError where it is refused.
     """
     query = _Query(protocol, frozenset(states), port)
-    # A socket per call costs 3 us, and is always in the namespace and the process it serves.
-    # Nothing is waited for: the kernel writes each part of an answer before the call that asks for
-    # it returns (netlink_dump in net/netlink/af_netlink.c), and what never comes would be waited
-    # for without end.
+    # A new socket per call costs 3 us, and always belongs to the right namespace and process.
+    # Do not block: the kernel writes each part of an answer before the call that asks for it
+    # returns (netlink_dump in net/netlink/af_netlink.c). A wait for a missing part would not end.
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
     with _Socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as diag:
         records: list[SocketRecord] = []
@@ -182,7 +181,7 @@ def read_netlink(
 def _requests(query: _Query) -> Iterator[bytes]:
     number = _protocol_number(query.protocol)
     mask = sum(1 << state for state in query.states)
-    # inet_diag_sockid: the kernel leaves out sockets with another local port, 0 being any; the
+    # inet_diag_sockid: the kernel leaves out sockets with another local port; 0 means any. The
     # trailing ones are INET_DIAG_NOCOOKIE.
     identity = struct.pack("!H", query.port or 0) + bytes(38) + b"\xff" * 8
     if number == socket.IPPROTO_TCP:
@@ -213,7 +212,7 @@ def _dump(diag: socket.socket, request: bytes, query: _Query) -> list[SocketReco
 def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[bool, int]:
     """Append what one datagram holds to `records`; return whether more follow, and all flags.
 
-    Raises OSError where the kernel says that it failed, EBADMSG for what is no answer of sock_diag.
+    Raises OSError where the kernel reports a failure, EBADMSG for what is no answer of sock_diag.
     """
     try:
         return _parse_messages(data, query, records)
@@ -222,12 +221,12 @@ def _parse(data: bytes, query: _Query, records: list[SocketRecord]) -> tuple[boo
 
 
 def malformed() -> OSError:
-    """The error for an answer that is none."""
+    """Return the error for something that is no answer."""
     return OSError(errno.EBADMSG, "sock_diag gave a malformed answer")
 
 
 def failure_in(data: bytes, offset: int) -> int:
-    """The error number that a message at `offset` reports, 0 for none."""
+    """Return the errno that a message at `offset` reports, 0 for none."""
     failure: int = -_ERRNO.unpack_from(data, offset + _HEADER.size)[0]
     if failure > _LARGEST_ERRNO:
         raise malformed()
@@ -255,12 +254,12 @@ def _parse_messages(data: bytes, query: _Query, records: list[SocketRecord]) -> 
         family, state, port1, port0, peer1, peer0, source, peer, timer, uid, inode = (
             _MESSAGE.unpack_from(data, body)
         )
-        number = port1 << 8 | port0
+        local_port = port1 << 8 | port0
         if state == State.CLOSE and not udp:
             state = State.BOUND_INACTIVE
-        # Checked again: a socket may change its state between the kernel's choosing it and its
-        # describing it, and not every kernel minds the port number in every table.
-        if state in states and (port is None or number == port):
+        # Checked again: a socket may change its state after the kernel chose it, and not every
+        # kernel checks the port in every table.
+        if state in states and (port is None or local_port == port):
             receive_buffer = v6only = None
             if udp or (family == _IPV6 and state in _UNCONNECTED):
                 receive_buffer, v6only = _attributes(data, body + _MESSAGE.size, offset + length)
@@ -268,7 +267,7 @@ def _parse_messages(data: bytes, query: _Query, records: list[SocketRecord]) -> 
                 protocol,
                 family,
                 _address(family, source),
-                number,
+                local_port,
                 _STATES[state],
                 uid,
                 inode,
@@ -312,16 +311,16 @@ def read_proc_net(
 ) -> list[SocketRecord]:
     """As `read_sockets`, from /proc/net/{tcp,udp}{,6} only (proc_pid_net(5)).
 
-    With `process`, in that one's network namespace, whoever's it is. Has no receive buffers and
-    never a socket in state BOUND_INACTIVE: the kernel does not list those there. Raises OSError
-    where the files cannot be read.
+    With `process`, in that process's network namespace; it may be any user's. There are no receive
+    buffers, and no sockets in state BOUND_INACTIVE: the kernel does not list those there. Raises
+    OSError where the files cannot be read.
     """
     _protocol_number(protocol)  # raises for another
     records: list[SocketRecord] = []
     wanted = {f"{int(state):02X}": state for state in states}
     for family, suffix in ((_IPV4, ""), (_IPV6, "6")):
         try:
-            # Not /proc/net: that is the main thread's namespace, while netlink has our own.
+            # Not /proc/net: that is the main thread's namespace, and netlink asks the own one.
             with open(f"/proc/{process}/net/{protocol}{suffix}", encoding="ascii") as file:
                 lines = file.readlines()
         except FileNotFoundError:
@@ -332,21 +331,21 @@ def read_proc_net(
             _, local, remote, code, _, timer, _, uid, _, inode, *_ = line.split(None, 10)
             if code not in wanted:
                 continue
-            address, _, number = local.partition(":")
-            if port is not None and int(number, 16) != port:
+            address, _, local_port = local.partition(":")
+            if port is not None and int(local_port, 16) != port:
                 continue
-            peer_address, _, peer_number = remote.partition(":")
+            peer_address, _, peer_port = remote.partition(":")
             records.append(SocketRecord(
                 protocol,
                 family,
                 _hex_address(family, address),
-                int(number, 16),
+                int(local_port, 16),
                 wanted[code],
                 int(uid),
                 int(inode),
                 None,
                 _hex_address(family, peer_address),
-                int(peer_number, 16),
+                int(peer_port, 16),
                 None,
                 _seconds(timer) if wanted[code] == State.TIME_WAIT else None,
             ))  # fmt: skip
@@ -354,9 +353,9 @@ def read_proc_net(
 
 
 def _once_each(records: list[SocketRecord]) -> list[SocketRecord]:
-    # A listing is made in pieces, each found again by counting: what comes before it meanwhile
-    # makes the kernel list a socket twice. No two sockets are alike in everything but the timer,
-    # which runs on from one to the other.
+    # The kernel makes a listing in pieces, and counts to find where the next one begins. A socket
+    # that is added before that place makes it list another one twice. No two sockets are equal in
+    # everything but the timer, which runs on between the pieces.
     return list({record[:-1]: record for record in records}.values())
 
 
@@ -380,9 +379,9 @@ def _protocol_number(protocol: str) -> int:
 
 @functools.cache
 def can_see_bound_inactive() -> bool:
-    """Tell whether this kernel shows TCP sockets that are bound and do not listen (Linux 6.8).
+    """Return whether this kernel shows TCP sockets that are bound and do not listen (Linux 6.8).
 
-    Asks about a socket of its own, once a process. Raises OSError where not even that can be
+    Asks about a socket of its own, once a process. Raises OSError where that socket cannot be
     bound to 127.0.0.1 (no loopback, no free port); the next call asks again.
     """
     with lock, _Socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -395,7 +394,7 @@ def can_see_bound_inactive() -> bool:
 
 @functools.cache
 def smallest_receive_buffer() -> int:
-    """Return the least that SO_RCVBUF can be set to, in bytes (SOCK_MIN_RCVBUF, net/sock.h)."""
+    """Return the smallest SO_RCVBUF that can be set, in bytes (SOCK_MIN_RCVBUF, net/sock.h)."""
     with _Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

@@ -1,7 +1,7 @@
 """The Unix sockets (unix(7)) that are bound in the current network namespace.
 
-Two readers as in `sockets`: `read_netlink` asks sock_diag(7), and learns of which file on disk each
-socket is (unix_diag, Linux 3.3); `read_proc_net` parses /proc/net/unix, which has names only.
+There are two readers, as in `sockets`. `read_netlink` asks sock_diag(7), which also names the file
+of each socket (unix_diag, Linux 3.3). `read_proc_net` parses /proc/net/unix, which has names only.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ephemport._kernel import sockets
 
-# Kept from the start: tests patch socket.socket, and want their ports all the same.
+# Kept at import: tests patch socket.socket, and netlink must still answer.
 _Socket = socket.socket
 
 __all__ = ["UnixSocket", "UnixState", "read_netlink", "read_proc_net", "read_unix_sockets"]
@@ -73,7 +73,7 @@ def read_unix_sockets() -> list[UnixSocket]:
 def read_netlink() -> list[UnixSocket]:
     """As `read_unix_sockets`, through NETLINK_SOCK_DIAG only. Raises OSError where it is refused.
 
-    ENOENT says that the kernel has no unix_diag.
+    ENOENT means that the kernel has no unix_diag.
     """
     body = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME | _SHOW_VFS, 0, 0)
     header = _HEADER.pack(16 + len(body), sockets.SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP_REQUEST, 1, 0)
@@ -121,8 +121,8 @@ def _attributes(data: bytes, offset: int, end: int) -> tuple[bytes, tuple[int, i
 def read_proc_net(process: int | str = "thread-self") -> list[UnixSocket]:
     """As `read_unix_sockets`, from /proc/PID/net/unix only, in that process's network namespace.
 
-    Names no files, and cannot tell a zero byte within an abstract name from an "@" (the kernel
-    writes both so). Raises OSError where it cannot be read.
+    It names no files. In an abstract name the kernel writes a zero byte as "@", and nothing
+    distinguishes the two. Raises OSError where it cannot be read.
     """
     found = []
     with open(f"/proc/{process}/net/unix", "rb") as file:
@@ -132,8 +132,8 @@ def read_proc_net(process: int | str = "thread-self") -> list[UnixSocket]:
         if rest:
             name = b"\0" + rest[0][1:] if rest[0].startswith(b"@") else rest[0]
             if int(flags, 16) & _ACCEPTS:
-                told = UnixState.LISTEN
+                known = UnixState.LISTEN
             else:
-                told = UnixState.ESTABLISHED if int(state) == _CONNECTED else UnixState.CLOSE
-            found.append(UnixSocket(name, told, int(inode)))
+                known = UnixState.ESTABLISHED if int(state) == _CONNECTED else UnixState.CLOSE
+            found.append(UnixSocket(name, known, int(inode)))
     return found

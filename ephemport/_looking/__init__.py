@@ -1,6 +1,6 @@
 """Who has a port: what the kernel shows, recognised and put into words.
 
-Read in this order: `listeners` says who listens and who holds, `trial` who could bind,
-`recognition` which sockets are holds of ephemport's (by the `mark` of their process), and
-`diagnosis` is the one answer of all of these.
+Read in this order: `listeners` says who listens and who holds. `trial` says which servers can bind.
+`recognition` says which sockets are ephemport's holds, by the `mark` of their process. `diagnosis`
+makes one answer of all of these.
 """

@@ -1,7 +1,7 @@
-"""What sockets a server's processes have: which port they listen on instead, and what they set.
+"""The sockets of a server's processes: which port they listen on instead, and their options.
 
-For errors: it looks at every descriptor of a process, which a loop should not. Options, and sockets
-that are bound nowhere, are seen where the process may be traced (pidfd_getfd(2)).
+Only errors use it: it looks at every descriptor of a process, which is too much for a loop. Options
+and unbound sockets can be seen where the process may be traced (pidfd_getfd(2)).
 """
 
 import socket
@@ -19,12 +19,12 @@ from ephemport._looking.recognition import is_udp_hold
 _SO_DOMAIN, _SO_PROTOCOL = 39, 38  # include/uapi/asm-generic/socket.h
 _PROTOCOLS = {int(socket.IPPROTO_TCP): "tcp", int(socket.IPPROTO_UDP): "udp"}
 _FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6))
-# A message names so many sockets of a process.
+# A message names at most so many sockets.
 _MOST_NAMED = 4
 
 
 class Options(NamedTuple):
-    """What a socket sets of the two options that let it share a port."""
+    """Which of the two options that let a socket share a port are set."""
 
     reuse_address: bool
     reuse_port: bool
@@ -42,7 +42,7 @@ class Unbound(NamedTuple):
 
 
 def options_of(record: SocketRecord, pids: Collection[int]) -> Options | None:
-    """The options of a socket that some process has open; None where they may not be read."""
+    """Return the options of a socket that a process has open; None where they cannot be read."""
     for pid in pids:
         descriptor = (open_sockets(pid) or {}).get(record.inode)
         if descriptor is not None:
@@ -52,7 +52,7 @@ def options_of(record: SocketRecord, pids: Collection[int]) -> Options | None:
 
 
 def what_processes_have(pids: Sequence[int], port: int, protocols: Collection[str]) -> str:
-    """One clause on what the processes' sockets do, where a server on `port` is looked for.
+    """Say in one clause what the processes' sockets do instead of a server on `port`.
 
     Each part is what the kernel says. What it does not say is called unknown.
     """
@@ -67,7 +67,7 @@ def what_processes_have(pids: Sequence[int], port: int, protocols: Collection[st
         network = network_of(pid)
         descriptors = open_sockets(pid)
         if descriptors is None or network is None:
-            clauses.append(f"which sockets pid {pid} has is unknown: it may not be looked into")
+            clauses.append(f"the sockets of pid {pid} are unknown: it may not be looked into")
         elif network != own:
             clauses.append(f"pid {pid} is in another network namespace, which has its own ports")
         else:
@@ -104,7 +104,7 @@ def _of_one(
 
 
 def _unbound(pid: int, descriptors: Sequence[int], protocols: Collection[str]) -> list[Unbound]:
-    """The TCP and UDP sockets among the descriptors of a process that no listing shows."""
+    """Return the TCP and UDP sockets of a process that no listing of the kernel shows."""
     found = []
     for descriptor in descriptors:
         with suppress(OSError), duplicate(pid, descriptor) as copy:

@@ -1,17 +1,17 @@
-"""Which sockets are holds of ephemport's, told from the kernel alone, without a registry.
+"""Which sockets are holds of ephemport. The kernel alone shows it, without a registry.
 
-Three pieces of evidence, each of which can be missing:
+There are three pieces of evidence, and each can be missing:
 
-1. What the socket is. A hold is bound and quiet, on the wildcard of both families (0.0.0.0 on a
-   machine without IPv6) or on one of the addresses of a shadow. A UDP hold has the smallest
-   receive buffer there is besides. sock_diag tells all of that, of everybody's sockets.
+1. What the socket is. A hold is bound and does not listen, on the wildcard of both families
+   (0.0.0.0 on a machine without IPv6) or on one of the addresses of a shadow. A UDP hold also has
+   the smallest possible receive buffer. sock_diag shows all of that, for all users' sockets.
 2. Its options, where its process may be traced (pidfd_getfd(2)): a TCP hold has SO_REUSEADDR and
    SO_REUSEPORT both on or both off.
 3. The mark of its process (`ephemport._looking.mark`), where its memory map may be read.
 
-With 1 and 3 and not against 2 it is ours. Without the mark, where one could be seen, it is not. Of
-processes that may not be looked into only 1 is known, and the answer is "looks like": a stranger's
-socket that is bound to [::] and waits to be used is the same to the kernel.
+A socket with 1 and 3 is ours, unless 2 contradicts. A socket whose process visibly has no mark is
+not ours. For a process that may not be looked into only 1 is known, and the answer is "looks like":
+to the kernel, a stranger's unused socket that is bound to [::] is the same.
 """
 
 import socket
@@ -44,10 +44,10 @@ _SHADOWS = {
 
 
 class Recognized(NamedTuple):
-    """A socket that is, or looks like, a hold of ephemport's.
+    """A socket that is, or looks like, a hold of ephemport.
 
     `kind`: servers that set SO_REUSEADDR or SO_REUSEPORT can take over an open one. `certain` is
-    False for "looks like". `mark` is its process's, where it may be read.
+    False for "looks like". `mark` is the mark of its process, where it may be read.
     """
 
     kind: HoldKind
@@ -56,7 +56,7 @@ class Recognized(NamedTuple):
 
 
 class Recognizer:
-    """Recognises holds in one look at the machine, asking about each process once."""
+    """Recognises holds in one look at the machine. It asks about each process once."""
 
     def __init__(self) -> None:
         self._marks: dict[int, Mark | None] = {}
@@ -65,7 +65,7 @@ class Recognizer:
     def recognize(
         self, record: SocketRecord, openers: Sequence[tuple[int, int]]
     ) -> Recognized | None:
-        """What `record` is, if it is a hold; `openers` are pairs of a pid and its descriptor."""
+        """Return what `record` is if it is a hold; `openers` are pairs of pid and descriptor."""
         place = _place_of_hold(record)
         if place is None:
             return None
@@ -89,12 +89,12 @@ class Recognizer:
 
 
 def is_udp_hold(record: SocketRecord) -> bool:
-    """Whether a UDP socket is there to hold its number, which it says by its receive buffer."""
+    """Whether a UDP socket only holds its port; the size of its receive buffer shows it."""
     return record.receive_buffer is not None and record.receive_buffer <= smallest_receive_buffer()
 
 
 def reuse_options(pid: int, descriptor: int) -> tuple[bool, bool]:
-    """SO_REUSEADDR and SO_REUSEPORT of a process's socket. Raises OSError: not allowed, or gone."""
+    """Return SO_REUSEADDR and SO_REUSEPORT of a socket. Raises OSError: not allowed, or gone."""
     with duplicate(pid, descriptor) as copy:
         return (
             socket_option(copy, socket.SO_REUSEADDR) != 0,
@@ -103,9 +103,9 @@ def reuse_options(pid: int, descriptor: int) -> tuple[bool, bool]:
 
 
 def _kind_by_options(record: SocketRecord, openers: Sequence[tuple[int, int]]) -> HoldKind | None:
-    """The kind of what stands where a full hold stands; None for what is no hold."""
+    """Return the kind of a socket that is where a full hold is; None if it is no hold."""
     if record.protocol == "udp":
-        return HoldKind.EXCLUSIVE  # open for the moment of a hand-over only
+        return HoldKind.EXCLUSIVE  # It is open only during a hand-over.
     for pid, descriptor in openers:
         with suppress(OSError):
             options = reuse_options(pid, descriptor)
@@ -114,14 +114,14 @@ def _kind_by_options(record: SocketRecord, openers: Sequence[tuple[int, int]]) -
 
 
 class _Place(Enum):
-    """Where a hold stands."""
+    """Where a hold is bound."""
 
     FULL = auto()
     SHADOW = auto()
 
 
 def _place_of_hold(record: SocketRecord) -> _Place | None:
-    """Where a socket stands that is as quiet as a hold; None for what cannot be one."""
+    """Return where a socket is bound that can be a hold; None if it cannot be one."""
     if record.protocol == "udp":
         if record.state != State.CLOSE or not is_udp_hold(record):
             return None

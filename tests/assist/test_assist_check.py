@@ -1,4 +1,4 @@
-"""Whether assisted take-over can be had, and how its absence is told."""
+"""Whether assisted take-over works here, and how the error says that it does not."""
 
 import os
 import sys

@@ -464,7 +464,7 @@ print({"ctypes", "subprocess"} & set(sys.modules), flush=True)
 
 
 def test_the_time_it_takes(start_python: Start, new_hold: NewHold) -> None:
-    """A bind of a held number, in a busy minute of the machine still far below what one notices."""
+    """A bind of a held port is too fast to notice, also on a busy machine."""
     held = new_hold()
     program = f"""
 import socket, time

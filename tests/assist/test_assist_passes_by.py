@@ -47,8 +47,8 @@ assert libc.mprotect(ctypes.c_void_p(edge + 16), page, 0) == 0
 ctypes.memmove(edge, v4(HELD), 16)
 for name, fd, *rest in [
     ("port 0", tcp(), v4(0)),
-    ("a free number", tcp(), v4(FREE)),
-    ("a taken number", tcp(), v4(TAKEN)),
+    ("a free port", tcp(), v4(FREE)),
+    ("a taken port", tcp(), v4(TAKEN)),
     ("pointer 0", tcp(), 0, 16),
     ("pointer 1", tcp(), 1, 16),
     ("kernel pointer", tcp(), (1 << 64) - 4096, 16),
@@ -92,8 +92,8 @@ def test_the_same_answers_as_without_the_filter(start_python: Start, new_hold: N
     assert said[0] == said[1]
     assert len(said[0]) == 25
     assert "port 0 0 None 0 0" in said[0]
-    assert "a free number 0 None 0 0" in said[0]
-    assert "a taken number -1 EADDRINUSE 0 0" in said[0]
+    assert "a free port 0 None 0 0" in said[0]
+    assert "a taken port -1 EADDRINUSE 0 0" in said[0]
     assert "pointer 1 -1 EFAULT 0 0" in said[0]
 
 

@@ -1,4 +1,4 @@
-"""Servers that set no option bind and listen on a number that is held."""
+"""Servers that set no option bind and listen on a held port."""
 
 import os
 import shutil
@@ -332,7 +332,7 @@ def test_root_that_becomes_another_user_is_helped_by_root_only(
 
 
 def test_start_that_binds_itself_does_not_wait_for_us(new_hold: NewHold) -> None:
-    """`start` may hold the lock that the supervisor takes for a number of ours."""
+    """`start` may hold the lock that the supervisor takes for a port of ours."""
     from ephemport._serving.assist import start_assisted
 
     held = new_hold("udp")

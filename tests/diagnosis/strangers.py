@@ -63,15 +63,15 @@ def stranger(
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        told = process.stdout.readline()
+        reported = process.stdout.readline()
         try:
-            yield Stranger(process, int(told))
+            yield Stranger(process, int(reported))
         finally:
             process.stdin.close()
 
 
 def can_bind(port: int, address: str, *options: str, kind: str = "tcp") -> bool:
-    """The truth: whether a program of its own gets the number."""
+    """The truth: whether a program of its own gets the port."""
     assert PERL is not None
     command = [PERL, "-e", STRANGER, kind, address, str(port), "try", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -79,7 +79,7 @@ def can_bind(port: int, address: str, *options: str, kind: str = "tcp") -> bool:
 
 
 def bindable(port: int, kind: str = "tcp") -> dict[str, set[str]]:
-    """The truth for a number: by option, the addresses on which it can be had."""
+    """The truth for a port: by option, the addresses on which it can be bound."""
     truth: dict[str, set[str]] = {"": set(), "SO_REUSEADDR": set(), "SO_REUSEPORT": set()}
     for address in ("127.0.0.1", "0.0.0.0", "::1", "::"):
         # SO_REUSEPORT leaves a trace, which one without it removes.

@@ -159,13 +159,13 @@ def test_server(tmp_path):
         assert listed[taken.port]["state"] == "taken over"
 """
     )
-    told = in_namespace(
+    reported = in_namespace(
         "import subprocess\n"
         "print(subprocess.run([sys.executable, '-m', 'pytest', '-n1', '-p', 'no:cacheprovider'],"
         "stdout=subprocess.PIPE, text=True).stdout)",
         cwd=tmp_path,
     )
-    assert "1 passed" in told, told
+    assert "1 passed" in reported, reported
 
 
 def test_the_test_that_a_process_shows(in_namespace: InNamespace) -> None:
@@ -187,14 +187,14 @@ def test_reserve_for_is_found(in_namespace: InNamespace) -> None:
 
 def _reserve_for() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        told = subprocess.run(
+        reported = subprocess.run(
             [sys.executable, "-m", "ephemport", "reserve", "--for", str(process.pid)],
             capture_output=True,
             text=True,
             check=True,
             timeout=60,
         )
-        assert _listed()[int(told.stdout), "tcp"]["certain"]
+        assert _listed()[int(reported.stdout), "tcp"]["certain"]
         process.kill()
 
 

@@ -104,7 +104,7 @@ def test_fork_inherits_it_and_a_long_test_is_cut(marked: None) -> None:
 
 def test_nothing_but_what_is_displayed_depends_on_the_mark() -> None:
     package = ROOT / "ephemport"
-    # What asks for a mark, for what is told from it, and for the answer.
+    # What asks for a mark, for what is concluded from it, and for the answer.
     allowed = {
         r"\bmark_of\b": {"_looking/mark.py", "_looking/recognition.py"},
         r"\bRecognizer\b": {"_looking/recognition.py", "_looking/diagnosis.py"},

@@ -1,4 +1,4 @@
-"""A number in every state, by strange programs: what is said of it, against the truth."""
+"""A port in every state, by other programs: what ephemport says of it, against the truth."""
 
 import os
 import re
@@ -252,8 +252,8 @@ def _time_wait(reuse: bool) -> None:
         assert ends <= match[1] <= latest
     _check_by_trying(answer, bindable(PORT))
     if reuse:
-        told = re.sub(r"\d\d:\d\d:\d\d", "14:03:07", answer.meaning)
-        assert told == (
+        reported = re.sub(r"\d\d:\d\d:\d\d", "14:03:07", answer.meaning)
+        assert reported == (
             "a server that sets SO_REUSEADDR can bind it; one that does not set it cannot until "
             "14:03:07 (except on [::1])"
         )
@@ -383,17 +383,17 @@ def test_json(in_namespace: InNamespace) -> None:
 
 def _json() -> None:
     with reserve_many(2) as (first, second):
-        told = json_of("who", str(first.port), f"{second.port}/tcp", "39999")
-        assert [one["port"] for one in told] == [first.port, second.port, 39999]
-        assert [one["free"] for one in told] == [False, False, True]
-        assert told[0]["found"][0]["hold"] == "open"
-        assert told[1]["protocol"] == "tcp"
-        assert told[2] == {
+        reported = json_of("who", str(first.port), f"{second.port}/tcp", "39999")
+        assert [one["port"] for one in reported] == [first.port, second.port, 39999]
+        assert [one["free"] for one in reported] == [False, False, True]
+        assert reported[0]["found"][0]["hold"] == "open"
+        assert reported[1]["protocol"] == "tcp"
+        assert reported[2] == {
             "port": 39999,
             "protocol": "both",
             "free": True,
             "found": [],
-            "elsewhere": told[2]["elsewhere"],
+            "elsewhere": reported[2]["elsewhere"],
             "meaning": ANY,
             "unseen": [],
         }

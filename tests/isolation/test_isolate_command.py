@@ -1,4 +1,4 @@
-"""`ephemport run --isolate`: whole commands with the same hard-coded numbers, side by side."""
+"""`ephemport run --isolate`: whole commands with the same hard-coded ports, side by side."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`pytest -n 4 --ephemport-isolate`: each worker may use the same numbers."""
+"""`pytest -n 4 --ephemport-isolate`: each worker can use the same ports."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from ephemport._isolating.networks import network_of
 from tests.isolation.conftest import Suite
 
 # Each worker starts the server, and none goes on before all have tried: without isolation one has
-# the number and all others fail. Its client connects to the number that is written down.
+# the port and all others fail. Its client connects to the port that is written down.
 HARD_CODED = """
 import os, pathlib, socket, subprocess, sys, time, urllib.request
 import pytest

@@ -16,7 +16,7 @@ outside = os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/user")
 namespaces.enter_new_network(user_namespace=OPTION)
 namespaces.set_ephemeral_range(40000, 40063)
 inside = os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/user")
-numbers = port_range.ephemeral_range()
+ports = port_range.ephemeral_range()
 before = port_range.ports_in_use()
 listener = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(listener.getsockname())
@@ -30,9 +30,9 @@ if not sockets.can_see_bound_inactive():
 answer({
     "left": [a != b for a, b in zip(outside, inside)],
     "ids": [os.getuid(), os.getgid(), os.stat("/proc/self/ns").st_uid],
-    "range": [numbers.start, numbers.stop],
+    "range": [ports.start, ports.stop],
     "before": sorted(before),
-    "tcp": port_range.ports_in_use() == tcp and all(port in numbers for port in tcp),
+    "tcp": port_range.ports_in_use() == tcp and all(port in ports for port in tcp),
     "udp": port_range.ports_in_use("udp") == {udp.getsockname()[1]},
 })
 """
@@ -113,8 +113,8 @@ def test_settings_where_proc_is_missing(
     assert ask(
         """
 os.chroot(sys.argv[1])
-numbers = port_range.ephemeral_range()
-answer([numbers.start, numbers.stop, sorted(port_range.reserved_ports()),
+ports = port_range.ephemeral_range()
+answer([ports.start, ports.stop, sorted(port_range.reserved_ports()),
         port_range.bindv6only(), port_range.autobind_reuse()])
 """,
         tmp_path,
@@ -124,8 +124,8 @@ answer([numbers.start, numbers.stop, sorted(port_range.reserved_ports()),
 def test_the_range_of_this_machine() -> None:
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         low, high = map(int, file.read().split())
-    numbers = port_range.ephemeral_range()
-    assert (numbers[0], numbers[-1]) == (low, high)
+    ports = port_range.ephemeral_range()
+    assert (ports[0], ports[-1]) == (low, high)
 
 
 @pytest.mark.parametrize("low_high", [(2, 1), (0, 70000)])

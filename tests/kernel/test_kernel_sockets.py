@@ -94,8 +94,8 @@ def check(sock: socket.socket, protocol: str, state: State) -> None:
     port = sock.getsockname()[1]
     for read in (read_netlink, read_proc_net, read_sockets):
         for states in ({state}, ANY):
-            for number in (None, port):
-                record = found(sock, read, protocol, states, port=number)
+            for wanted in (None, port):
+                record = found(sock, read, protocol, states, port=wanted)
                 assert plain(record) == expected(sock, protocol, state)
             assert {r.state for r in read(protocol, states)} <= set(states)
         others = set(State) - {state}
@@ -179,8 +179,8 @@ def test_bound_and_not_listening_is_seen_by_netlink_only(
     port = sock.getsockname()[1]
     for states in ({State.BOUND_INACTIVE}, {State.BOUND_INACTIVE, State.LISTEN}, ANY):
         for read in (read_netlink, read_sockets):
-            for number in (None, port):
-                record = found(sock, read, "tcp", states, port=number)
+            for wanted in (None, port):
+                record = found(sock, read, "tcp", states, port=wanted)
                 assert plain(record) == expected(sock, "tcp", State.BOUND_INACTIVE)
         assert inode(sock) not in {r.inode for r in read_proc_net("tcp", states)}
     assert not [r for r in read_netlink("tcp", {State.LISTEN}, port=port) if r.inode == inode(sock)]

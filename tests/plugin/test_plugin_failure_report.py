@@ -96,7 +96,7 @@ def test_what_node_says_is_understood(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         (
             "with socket.socket() as sock: sock.bind(('127.0.0.1', server_port))",
@@ -109,9 +109,9 @@ def test_what_node_says_is_understood(suite: Suite) -> None:
     ],
     ids=["closed", "open"],
 )
-def test_a_server_without_options_is_told_what_helps(suite: Suite, body: str, told: str) -> None:
+def test_a_server_without_options_reads_what_helps(suite: Suite, body: str, reported: str) -> None:
     section = report_of(suite, f"def test_it(server_port):\n    {body}\n")
-    assert told in section
+    assert reported in section
     assert "SO_REUSEADDR, 1)" in section
     assert "assist=True" in section
     for rung in ("isolate", "migrate", "ephemport.reserve()"):
@@ -148,7 +148,7 @@ def test_it():
     assert "that tried to bind are unknown: it is closed now" in section
 
 
-def test_udp_is_told_of_udp(suite: Suite) -> None:
+def test_the_report_on_udp_speaks_of_udp(suite: Suite) -> None:
     section = report_of(
         suite,
         """

@@ -9,25 +9,25 @@ from ephemport import Reservation
 from ephemport.compat import PortAllocator, get_port_allocator, worker_range
 from tests.compat.sockets import bound_here
 
-def numbers_of(category, port_allocator):
+def ports_of(category, port_allocator):
     return worker_range(category) if port_allocator.mode == "fixed" else range(1024, 65536)
 
-def test_single_numbers(test_port, server_port, client_port, federation_port, port_allocator):
+def test_single_ports(test_port, server_port, client_port, federation_port, port_allocator):
     ports = {"testing": test_port, "servers": server_port, "clients": client_port,
              "federation": federation_port}
     assert len(set(ports.values())) == 4
     assert set(ports.values()) <= bound_here()
     for category, port in ports.items():
         assert type(port) is int
-        assert port in numbers_of(category, port_allocator)
+        assert port in ports_of(category, port_allocator)
 
-def test_several_numbers(port_pair, server_cluster_ports, port_allocator):
+def test_several_ports(port_pair, server_cluster_ports, port_allocator):
     assert type(port_pair) is type(server_cluster_ports) is list
     assert (len(port_pair), len(server_cluster_ports)) == (2, 4)
     assert len({*port_pair, *server_cluster_ports}) == 6
     assert {*port_pair, *server_cluster_ports} <= bound_here()
-    assert set(port_pair) <= set(numbers_of("testing", port_allocator))
-    assert set(server_cluster_ports) <= set(numbers_of("servers", port_allocator))
+    assert set(port_pair) <= set(ports_of("testing", port_allocator))
+    assert set(server_cluster_ports) <= set(ports_of("servers", port_allocator))
 
 def test_port_allocator(port_allocator, server_port):
     assert isinstance(port_allocator, PortAllocator)
@@ -40,13 +40,13 @@ def test_port_allocator(port_allocator, server_port):
 def test_reservation(reservation, port_allocator):
     assert isinstance(reservation, Reservation)
     assert reservation.port in bound_here()
-    assert reservation.port in numbers_of("testing", port_allocator)
+    assert reservation.port in ports_of("testing", port_allocator)
     assert port_allocator.reservation(reservation.port) is reservation
 
 def test_reserve_port(reserve_port, port_allocator):
     made = [reserve_port(), reserve_port()]
     assert len({r.port for r in made}) == 2
-    assert {r.port for r in made} <= bound_here() & {*numbers_of("testing", port_allocator)}
+    assert {r.port for r in made} <= bound_here() & {*ports_of("testing", port_allocator)}
 """
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_left(request, port_allocator):
 
 
 @pytest.mark.parametrize("mode", ["ephemeral", "fixed"])
-def test_numbers_are_held_until_teardown(suite: Suite, mode: str) -> None:
+def test_ports_are_held_until_teardown(suite: Suite, mode: str) -> None:
     suite.write(HELD)
     run = suite.run("--ephemport-mode", mode)
     assert run.outcomes == {"passed": 19, "failed": 9}, run.output
@@ -223,16 +223,16 @@ def test_what_a_test_gave_back_itself_is_not_released_twice(suite: Suite) -> Non
         @pytest.fixture
         def outer():
             yield
-            assert number in bound_here()
-            release_port(number)
+            assert port in bound_here()
+            release_port(port)
 
         def test_it(outer, port_allocator, server_port):
-            global number
-            number = port_allocator.allocate_port()
-            port_allocator.release_port(number)
+            global port
+            port = port_allocator.allocate_port()
+            port_allocator.release_port(port)
             release_port(server_port)
             # Now somebody else's, who gives it back themselves.
-            assert get_port_allocator().allocate_port("testing", number) == number
+            assert get_port_allocator().allocate_port("testing", port) == port
         """
     )
     suite.run(alone=True).passed(1)

@@ -45,7 +45,7 @@ def test_workers_have_the_mode_of_the_run(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("arguments", "environment", "reported"),
     [
         (["--ephemport-mode", "fxed"], None, "unknown mode 'fxed'"),
         ([], "fxed", "unknown mode 'fxed' (from the environment's EPHEMPORT_MODE)"),
@@ -53,12 +53,15 @@ def test_workers_have_the_mode_of_the_run(suite: Suite) -> None:
     ],
 )
 def test_a_bad_mode_stops_the_run(
-    suite: Suite, arguments: list[str], environment: str | None, told: str
+    suite: Suite, arguments: list[str], environment: str | None, reported: str
 ) -> None:
     suite.write("def test_nothing(): open('was-run', 'w').close()")
     run = suite.run(*arguments, env={"EPHEMPORT_MODE": environment} if environment else None)
     assert run.status == 4
-    assert run.output.strip() == f"ERROR: ephemport: {told}; known are ephemeral, fixed, portserver"
+    assert (
+        run.output.strip()
+        == f"ERROR: ephemport: {reported}; known are ephemeral, fixed, portserver"
+    )
     assert not (suite.folder / "was-run").exists()
 
 
@@ -70,8 +73,8 @@ def header(output: str) -> str:
 
 def test_the_header_in_ephemeral_mode(suite: Suite) -> None:
     suite.write("def test_nothing(): pass")
-    told = header(suite.run(alone=True).output)
-    assert told == "mode ephemeral, worker slot 0 (master), range 32768-60999"
+    reported = header(suite.run(alone=True).output)
+    assert reported == "mode ephemeral, worker slot 0 (master), range 32768-60999"
 
 
 def test_the_header_in_fixed_mode(suite: Suite) -> None:
@@ -95,8 +98,10 @@ def test_the_header_with_workers(suite: Suite, workers: list[str]) -> None:
 
 def test_the_header_with_many_workers(suite: Suite) -> None:
     suite.write("def test_nothing(): pass")
-    told = header(suite.run("-n", "6", "--collect-only").output)
-    assert told.startswith("mode ephemeral, worker slots gw0 0, gw1 1, gw2 2, gw3 3, ..., range ")
+    reported = header(suite.run("-n", "6", "--collect-only").output)
+    assert reported.startswith(
+        "mode ephemeral, worker slots gw0 0, gw1 1, gw2 2, gw3 3, ..., range "
+    )
 
 
 MARKED = """

@@ -115,7 +115,7 @@ def test_a_name_that_the_frame_does_not_have(suite: Suite) -> None:
 
 
 def test_a_socket_of_another_network(in_namespace: InNamespace) -> None:
-    told = in_namespace(
+    reported = in_namespace(
         """
 import os, socket, subprocess, tempfile
 from ephemport._looking.unix_names import look_at_name
@@ -131,4 +131,4 @@ with tempfile.TemporaryDirectory() as folder:
     os.chdir("/")
 """
     )
-    assert "listens on it, from another network namespace" in told
+    assert "listens on it, from another network namespace" in reported

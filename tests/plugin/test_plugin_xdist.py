@@ -4,7 +4,7 @@ import pytest
 
 from tests.plugin.conftest import Suite
 
-# Each test's server has to bind, listen and answer on every number that it was given.
+# Each test's server has to bind, listen and answer on every port that it was given.
 SERVERS = """
 import asyncio, os
 import pytest
@@ -27,7 +27,7 @@ class TestServers:
         assert port_allocator.worker_id == (worker or "master")
         if port_allocator.mode == "fixed":
             assert server_port in worker_range("servers", worker)
-        with open("numbers", "a") as file:
+        with open("ports", "a") as file:
             file.write(f"{worker} {server_port}\\n")
 """
 
@@ -40,7 +40,7 @@ def servers(suite: Suite) -> Suite:
 
 
 def workers(suite: Suite) -> set[str]:
-    return {line.split()[0] for line in (suite.folder / "numbers").read_text().splitlines()}
+    return {line.split()[0] for line in (suite.folder / "ports").read_text().splitlines()}
 
 
 @pytest.mark.parametrize("arguments", [[], ["-p", "no:xdist"], ["-n", "0"], ["--dist", "no"]])
@@ -93,11 +93,11 @@ def test_a_worker_that_crashes_leaves_nothing_behind(suite: Suite) -> None:
         from pathlib import Path
 
         def test_crash(server_cluster_ports):
-            Path("numbers").write_text(" ".join(map(str, server_cluster_ports)))
+            Path("ports").write_text(" ".join(map(str, server_cluster_ports)))
             os.kill(os.getpid(), 9)
 
         def test_next(port_allocator):
-            ports = [int(word) for word in Path("numbers").read_text().split()]
+            ports = [int(word) for word in Path("ports").read_text().split()]
             assert [port_allocator.allocate_port("servers", port) for port in ports] == ports
         """
     )

@@ -40,8 +40,8 @@ def test_the_adopter_holds_and_the_giver_does_not(handoff: str, protocol: str) -
     r = reserve(handoff=handoff, protocol=protocol)
     with adopter(r.share()) as process:
         assert process.stdout is not None
-        told = process.stdout.readline().split()
-        assert told == [str(r.port), "127.0.0.1", protocol, handoff, "True"]
+        reported = process.stdout.readline().split()
+        assert reported == [str(r.port), "127.0.0.1", protocol, handoff, "True"]
         assert r.released
         assert f"adopted by pid {process.pid}" in repr(r)
         with pytest.raises(ReservationReleased, match=f"pid {process.pid}"):
@@ -67,7 +67,7 @@ def test_at_no_moment_is_the_number_free(in_namespace: InNamespace) -> None:
 
 
 def _bounce_the_last_number() -> list[int]:
-    """Two numbers are there, both held, and one goes to and fro while a neighbour wants it."""
+    """There are two ports, both held. One goes to and fro while a neighbour wants it."""
     import threading
 
     taken: list[int] = []

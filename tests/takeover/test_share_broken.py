@@ -39,9 +39,9 @@ def test_a_giver_that_is_killed_before_it_answers() -> None:
         eventually(lambda: _waits(adopter))
         one.process.kill()
         one.process.wait()
-        told = adopter.end()
-    assert "hung up in the middle" in told
-    assert f"the giver, pid {one.pid}" in told
+        reported = adopter.end()
+    assert "hung up in the middle" in reported
+    assert f"the giver, pid {one.pid}" in reported
 
 
 def _waits(adopter: Adopter) -> bool:
@@ -176,8 +176,8 @@ def test_an_answer_that_is_none(answer: bytes) -> None:
         with connection:
             connection.recv(100)
             socket.send_fds(connection, [answer], [connection.fileno()])
-            told = adopter.end()
-    assert told.startswith(f"cannot adopt: the giver, pid {os.getpid()} (")
+            reported = adopter.end()
+    assert reported.startswith(f"cannot adopt: the giver, pid {os.getpid()} (")
 
 
 def test_two_adopters_at_the_same_time() -> None:

@@ -28,7 +28,7 @@ def test_a_silent_stranger_is_sent_away_at_once(in_namespace: InNamespace) -> No
 def _be_silent_as_nobody() -> None:
     r = reserve()
     token = r.share()
-    ready, told = os.pipe()
+    ready, writer = os.pipe()
 
     def connect() -> None:
         become_nobody()
@@ -36,7 +36,7 @@ def _be_silent_as_nobody() -> None:
             for sock in one, other:
                 assert b"you are uid 65534" in sock.recv(4096)
                 assert sock.recv(4096) == b""
-            os.write(told, b".")
+            os.write(writer, b".")
             time.sleep(60)
 
     with child(connect):
@@ -79,14 +79,14 @@ def _serve_a_dead_token_as_nobody() -> None:
     with reserve() as r:
         token = r.share()
     eventually(lambda: not servers())
-    ready, told = os.pipe()
+    ready, writer = os.pipe()
 
     def pretend() -> None:
         become_nobody()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.bind(f"\0ephemport-share-{token.split(':')[1]}")
             sock.listen()
-            os.write(told, b".")
+            os.write(writer, b".")
             connection, _ = sock.accept()
             assert connection.recv(100) == b"", "the secret is not said to strangers"
 

@@ -59,25 +59,25 @@ def test_where_nobody_holds_it_nothing_is_said_of_a_hold() -> None:
     assert "SO_REUSE" not in str(caught.value)
 
 
-def test_a_plain_int_is_told_of_the_hold_that_is_there() -> None:
+def test_the_error_for_a_plain_int_names_the_hold_that_is_there() -> None:
     with reserve(handoff="fd") as r, pytest.raises(TakeoverTimeout) as caught:
         wait_listening(r.port, 0.01)
     assert "the hold lets in no server, whatever it sets (handoff='fd')" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("handoff", "told"),
+    ("handoff", "reported"),
     [("takeover", "lets in no UDP server"), ("shadow", "lets in a UDP server on the host")],
 )
-def test_udp_is_told_of_its_own_hold(handoff: str, told: str) -> None:
+def test_the_error_for_udp_names_the_udp_hold(handoff: str, reported: str) -> None:
     with reserve(protocol="udp", handoff=handoff) as r, pytest.raises(TakeoverTimeout) as caught:
         r.wait_listening(0.01)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "neither" not in str(caught.value).partition("If one reports")[2]
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         ("tcp.bind(('127.0.0.1', 0)); tcp.listen()", r"listens on 127\.0\.0\.1:\d+ \(tcp\), not"),
         (
@@ -93,9 +93,9 @@ def test_udp_is_told_of_its_own_hold(handoff: str, told: str) -> None:
     ],
     ids=["elsewhere", "unbound", "bound", "none"],
 )
-def test_what_the_process_does_instead(body: str, told: str) -> None:
+def test_what_the_process_does_instead(body: str, reported: str) -> None:
     with reserve() as r, program(body, r.port) as process:
-        with pytest.raises(TakeoverTimeout, match=told) as caught:
+        with pytest.raises(TakeoverTimeout, match=reported) as caught:
             r.wait_listening(0.01, process)
     assert "UDP" not in str(caught.value)
 
@@ -120,13 +120,13 @@ def test_a_process_that_may_not_be_looked_into() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "reported"),
     [
         ("SO_REUSEADDR", "(SO_REUSEADDR set, SO_REUSEPORT not set)"),
         ("SO_REUSEPORT", "(SO_REUSEADDR not set, SO_REUSEPORT set)"),
     ],
 )
-def test_a_wrong_listener_s_options_are_read(option: str, told: str) -> None:
+def test_a_wrong_listener_s_options_are_read(option: str, reported: str) -> None:
     stranger = (
         f"tcp.setsockopt(socket.SOL_SOCKET, socket.{option}, 1); "
         "tcp.bind(('127.0.0.1', port)); tcp.listen()"
@@ -134,7 +134,7 @@ def test_a_wrong_listener_s_options_are_read(option: str, told: str) -> None:
     with reserve() as r, program("", r.port) as process, program(stranger, r.port):
         with pytest.raises(WrongListener) as caught:
             r.wait_listening(10, process)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "neither" not in str(caught.value)
     assert (caught.value.port, caught.value.protocol) == (r.port, "tcp")
     assert caught.value.diagnosis is not None

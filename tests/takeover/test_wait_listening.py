@@ -125,8 +125,8 @@ def test_both_means_both() -> None:
 
 
 def test_another_process_s_udp_hold_is_no_server(in_namespace: InNamespace) -> None:
-    told = in_namespace(_wait_for_a_foreign_udp_hold)
-    assert "nothing listened" in told
+    reported = in_namespace(_wait_for_a_foreign_udp_hold)
+    assert "nothing listened" in reported
 
 
 def _wait_for_a_foreign_udp_hold() -> str:
@@ -211,7 +211,7 @@ def test_a_process_that_ended_long_ago() -> None:
             r.wait_listening(60, process)
 
 
-def test_a_server_that_wanted_reuseaddr_is_told_so() -> None:
+def test_the_error_for_a_server_without_reuseaddr_says_so() -> None:
     with reserve() as r, python(BARE, str(r.port)) as process:
         with pytest.raises(ServerExited, match=r"assist=True") as caught:
             r.wait_listening(60, process)
@@ -231,14 +231,14 @@ def test_a_timeout_says_who_holds_and_that_the_process_runs() -> None:
     with reserve() as r, python(SLEEP) as process:
         with pytest.raises(TakeoverTimeout) as caught:
             r.wait_listening(0.05, process)
-    told = str(caught.value)
-    assert f"this process (pid {os.getpid()}) holds [::]:{r.port}" in told
-    assert f"pid {process.pid} " in told
-    assert "still runs" in told
+    reported = str(caught.value)
+    assert f"this process (pid {os.getpid()}) holds [::]:{r.port}" in reported
+    assert f"pid {process.pid} " in reported
+    assert "still runs" in reported
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_a_server_that_cannot_bind_and_goes_on_trying_is_told_so() -> None:
+def test_the_error_for_a_server_that_goes_on_trying_to_bind_says_so() -> None:
     source = f"""
 try:
     exec({BARE!r})
@@ -330,7 +330,7 @@ def test_no_descriptor_is_left() -> None:
 
 
 def test_where_netlink_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Another protocol number of netlink's that nobody serves: refused as sock_diag would be.
+    # A netlink protocol that nobody serves: refused as sock_diag would be.
     monkeypatch.setattr(sockets, "NETLINK_SOCK_DIAG", 31)
     with reserve() as r:
         with pytest.raises(TakeoverTimeout):
