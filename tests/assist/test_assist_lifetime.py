@@ -19,7 +19,7 @@ from ephemport._serving.assist import start_assisted
 from ephemport._serving.assist import supervisor as _supervisor
 from tests.assist.conftest import NewHold, Start
 
-# Waits for a line, binds, says what came of it.
+# Waits for a line, binds, and reports the result.
 BIND_ON_DEMAND = """
 import socket
 print("ready", flush=True)
@@ -354,7 +354,7 @@ serve()
     assert answers.get(timeout=20) == errno.ENOENT
     server.say()
     assert server.line() == "listening"
-    # A caller that was gone before it was made sure of must not be mistaken for another.
+    # A caller that ended before the check must not be mistaken for another one.
     assert len(changed) == (2 if when == "_NOTIF_SEND" else 1)
 
 

@@ -1,4 +1,4 @@
-"""Whatever is no business of an assisted start gives what it gives without one."""
+"""A bind that an assisted start does not concern has the same result as without one."""
 
 import os
 import shutil

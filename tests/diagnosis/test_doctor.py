@@ -113,7 +113,7 @@ def test_the_self_test_finds_a_promise_broken(monkeypatch: pytest.MonkeyPatch) -
 def test_no_isolation_is_said(in_namespace: InNamespace) -> None:
     if not shutil.which("setpriv") or os.getuid() != 0:
         pytest.skip("needs root and setpriv")
-    # Without capabilities, and with no user namespace to be had.
+    # Without capabilities, and where user namespaces are refused.
     in_namespace(_no_isolation)
 
 

@@ -103,7 +103,7 @@ def _strangers() -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_users(in_namespace: InNamespace) -> None:
-    """Root sees everybody's; an ordinary user their own, and "looks like" at nothing of others."""
+    """Root sees all holds; an ordinary user only their own, and no "looks like" for others."""
     in_namespace(_users)
 
 
@@ -233,7 +233,7 @@ def test_watch_refreshes_and_ends_cleanly(rich: bool) -> None:
             except OSError:
                 break
     finally:
-        # Hangs up, should it still run.
+        # Hangs up, if it still runs.
         os.close(terminal)
         _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0, said
@@ -244,7 +244,7 @@ def test_watch_refreshes_and_ends_cleanly(rich: bool) -> None:
 
 @pytest.mark.parametrize("what", ["holds", "listeners", "connections"])
 def test_ten_thousand_sockets(in_namespace: InNamespace, what: str) -> None:
-    """In less than a second of this machine's time, however busy it is with others."""
+    """In less than a second of processor time, also on a busy machine."""
     in_namespace(_ten_thousand, what, ports=(20000, 60999))
 
 

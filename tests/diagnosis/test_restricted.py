@@ -1,4 +1,4 @@
-"""Where the kernel tells less: what can be said is, and what cannot be seen is named."""
+"""Where the kernel shows less: the answer has what can be seen, and names what cannot."""
 
 import os
 import platform

@@ -85,7 +85,7 @@ def _tcp(case: str) -> None:
         assert answer.meaning == f"TCP: {tcp}. UDP: {udp}"
         assert not answer.free
         _check_by_trying(diagnose(PORT, "tcp"), bindable(PORT))
-        # The look changed nothing: the truth is the truth still.
+        # The look changed nothing: the truth is still the same.
         assert diagnose(PORT)._replace(found=()) == answer._replace(found=())
         status, out, _ = command("who", str(PORT))
         assert status == 1
@@ -263,8 +263,8 @@ def _time_wait(reuse: bool) -> None:
 
 
 def test_what_the_time_wait_says_comes_true(in_namespace: InNamespace) -> None:
-    # net.ipv4.tcp_fin_timeout does not shorten it, so the end is not waited for here: only that
-    # it comes nearer.
+    # net.ipv4.tcp_fin_timeout does not shorten it. So the test does not wait for the end, only
+    # until it is nearer.
     in_namespace(_nearer)
 
 
@@ -322,7 +322,7 @@ def _another_users(what: str) -> None:
         assert "another user's (uid 4242)" in out
         assert "another user's (uid 0)" in out
         if what == "bind":
-            # Nobody can tell it from a hold.
+            # Nothing distinguishes it from a hold.
             assert found.ephemport is None
             assert "which looks like ephemport's hold" in str(found)
 

@@ -60,11 +60,11 @@ class Run(NamedTuple):
         return {name.removesuffix("s"): int(count) for count, name in found}
 
     def passed(self, count: int) -> None:
-        """Exactly so many tests passed, and nothing else happened."""
+        """Check that exactly so many tests passed, and nothing else happened."""
         assert (self.status, self.outcomes) == (0, {"passed": count}), self.output
 
     def refused(self, *words: str) -> None:
-        """Pytest ended before the first test, with one line that has these words."""
+        """Check that pytest ended before the first test, with one line that has these words."""
         assert self.status == pytest.ExitCode.USAGE_ERROR, self.output
         line = next(x for x in self.output.splitlines() if x.startswith("ERROR: ephemport: "))
         assert all(word in line for word in words), line
@@ -142,7 +142,7 @@ class Suite:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`anyones_suite` as root and as an ordinary user; all others as whoever runs the tests."""
+    """`anyones_suite` as root and as an ordinary user; all others as the current user."""
     if "anyones_suite" in metafunc.fixturenames:
         users = ["root", "nobody"] if os.geteuid() == 0 else ["user"]
         metafunc.parametrize("anyones_suite", users, indirect=True)

@@ -75,7 +75,7 @@ def test_only_the_processes_of_that_network_are_ended(isolated: subprocess.Popen
 
 
 def test_a_pin_that_was_closed_ends_nobody(isolated: subprocess.Popen[bytes]) -> None:
-    # Its name may be another network's by now.
+    # Another network may have its name now.
     network = PinnedNetwork(isolated.pid)
     os.close(network._pin.number)
     end_processes_in(network, patience=0.01)

@@ -160,7 +160,7 @@ def test_without_isolation_the_marker_means_nothing(suite: Suite) -> None:
     assert networks(suite, "shared") == networks(suite, "isolated")
 
 
-# A worker that is killed leaves a server behind that does not even want to end.
+# A killed worker leaves a server behind that ignores SIGTERM.
 CRASH = """
 import os, signal, socket, subprocess, sys
 import pytest
@@ -269,7 +269,7 @@ def test_coverage_is_measured(suite: Suite) -> None:
 
 
 def test_another_interpreter(suite: Suite) -> None:
-    # Longer than a shell would like it, and with a blank.
+    # Long, and with a blank.
     folder = suite.folder / "an interpreter"
     folder.mkdir()
     python = folder / "python"

@@ -1,4 +1,4 @@
-"""Where it cannot be had: one line before the first test, or a warning."""
+"""Where isolation is refused: one line before the first test, or a warning."""
 
 import errno
 import os

@@ -28,7 +28,7 @@ WAIT = "import sys; print('ready', flush=True); sys.stdin.read()"
 
 
 class Child(subprocess.Popen[str]):
-    """A process that says when it is there, and ends when we say so or end."""
+    """A process that reports its start, and ends when we say so or when we end."""
 
     def __init__(self, args: list[str | bytes], **kwargs: Any) -> None:
         pipe = subprocess.PIPE

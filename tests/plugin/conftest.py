@@ -39,7 +39,7 @@ class Run(NamedTuple):
         return {name.removesuffix("s"): int(count) for count, name in found}
 
     def passed(self, count: int) -> None:
-        """Exactly so many tests passed, and nothing else happened."""
+        """Check that exactly so many tests passed, and nothing else happened."""
         assert (self.status, self.outcomes) == (0, {"passed": count}), self.output
 
 
@@ -57,7 +57,7 @@ class Suite:
         self.ini()
 
     def ini(self, *lines: str, filters: tuple[str, ...] = ("error",)) -> None:
-        """Strict in everything, and what is given."""
+        """Write the ini file: strict in everything, and the given lines."""
         warnings = "\n    ".join(["filterwarnings =", *filters])
         text = ["[pytest]", "addopts = --strict-markers", warnings, *lines]
         (self.folder / "pytest.ini").write_text("\n".join(text))

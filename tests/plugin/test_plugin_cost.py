@@ -1,4 +1,4 @@
-"""Whoever uses no port pays nothing: no module, no file, no socket, no folder."""
+"""A run that uses no port pays nothing: no module, no file, no socket, no folder."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The section that a failed test's report gets when it failed for want of a port."""
+"""The section in the report of a test that failed because its port is in use."""
 
 import shutil
 

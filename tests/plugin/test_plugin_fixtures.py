@@ -231,7 +231,7 @@ def test_what_a_test_gave_back_itself_is_not_released_twice(suite: Suite) -> Non
             port = port_allocator.allocate_port()
             port_allocator.release_port(port)
             release_port(server_port)
-            # Now somebody else's, who gives it back themselves.
+            # Now it is another user's, who releases it.
             assert get_port_allocator().allocate_port("testing", port) == port
         """
     )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.plugin.conftest import Suite
 
-# A server in a process of its own, which says when it listens and ends when said to.
+# A server in a process of its own, which reports when it listens and ends on request.
 LEAKY = """
 import pytest, subprocess, sys
 
@@ -42,7 +42,7 @@ def test_is_silent(test_port, port_allocator):
 
 
 def leak(output: str) -> str:
-    """What was said of the one leak, checked for what it has to name."""
+    """Return the message about the one leak, checked for what it must name."""
     pid = re.findall(r"started (\d+)", output)[0]
     port = re.findall(r"^on (\d+)$", output, re.M)[0]
     said = re.findall(r"a server outlives .* releases the port now\)", output)

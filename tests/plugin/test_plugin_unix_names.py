@@ -1,4 +1,4 @@
-"""A Unix socket's name that is in use: the failure report says so, and speaks of no port."""
+"""The name of a Unix socket is in use: the failure report says so, and speaks of no port."""
 
 import pytest
 

@@ -63,7 +63,7 @@ def giver(protocol: str = "tcp") -> Iterator[Giver]:
 
 
 def visit(token: str) -> socket.socket:
-    """A connection to whoever serves `token`, without a word."""
+    """A connection to the giver of `token`, on which nothing was sent."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.settimeout(30)
@@ -75,7 +75,7 @@ def visit(token: str) -> socket.socket:
 
 
 def take_sockets(token: str) -> tuple[socket.socket, list[int]]:
-    """An adopter that has got the sockets and says nothing yet."""
+    """An adopter that has got the sockets and is silent."""
     sock = visit(token)
     sock.send(token.split(":")[2].encode())
     _, descriptors, _, _ = socket.recv_fds(sock, 4096, 2)
@@ -99,7 +99,7 @@ class Adopter(threading.Thread):
             self.error = error
 
     def end(self) -> str:
-        """Wait for it and let the port go; the error as text, "" without one."""
+        """Wait for it and release the port; return the error as text, "" without one."""
         self.join(60)
         assert not self.is_alive()
         if self.reservation is not None:

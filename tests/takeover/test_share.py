@@ -1,4 +1,4 @@
-"""share() and adopt(): the very socket for another process of the same user."""
+"""share() and adopt(): another process of the same user gets the same socket."""
 
 import importlib
 import multiprocessing

@@ -103,7 +103,7 @@ def test_an_adopter_that_gives_up_after_it_has_confirmed() -> None:
 
 
 def test_of_a_stopped_giver_the_adopter_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The giver stops between its two messages: whatever comes later, one of the two holds."""
+    """The giver stops between its two messages: in any case one of the two holds."""
     real = socket.recv_fds
     with giver() as one:
 
@@ -123,7 +123,7 @@ def test_of_a_stopped_giver_the_adopter_keeps_nothing(monkeypatch: pytest.Monkey
 
 
 def test_the_kernel_decides_between_the_last_message_and_giving_up() -> None:
-    """What adopt() relies on when its time is up: said before, it is heard; later, it fails."""
+    """What adopt() relies on when its time is up: an earlier message is read, a later one fails."""
     giver_end, adopter_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with giver_end, adopter_end:
         giver_end.send(b".")
@@ -196,7 +196,7 @@ def test_a_withdrawn_offer_ends_at_once() -> None:
     r = reserve()
     token = r.share()
     assert r._offer is not None
-    with lock:  # the thread has not come to it yet
+    with lock:  # the thread cannot serve it now
         silent = visit(token)
         for _ in range(3):
             r._offer.withdraw()

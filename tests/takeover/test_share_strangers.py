@@ -1,4 +1,4 @@
-"""Whoever else connects to a giver: other users, the silent, the many."""
+"""Other connections to a giver: other users, silent ones, many at a time."""
 
 import os
 import resource
@@ -117,7 +117,7 @@ def test_the_silent_are_bounded() -> None:
         visitors = [visit(token) for _ in range(100)]
         refused = visitors[: 100 - share._MOST_VISITORS]
         assert all(b"too many others" in sock.recv(4096) for sock in refused)
-        # What is refused is closed a moment later.
+        # A refused connection is closed a moment later.
         eventually(lambda: len(descriptors()) == before + 100 + share._MOST_VISITORS)
         for sock in visitors:
             sock.close()

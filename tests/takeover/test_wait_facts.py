@@ -115,7 +115,7 @@ child.communicate()
 
 
 def test_a_process_that_may_not_be_looked_into() -> None:
-    # No process has this id: what /proc does not show is as hidden as what it refuses.
+    # No process has this id. To us it is like a process that may not be looked into.
     assert "unknown" in what_processes_have([2**22 + 1], 9001, ["tcp"])
 
 

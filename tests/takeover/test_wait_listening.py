@@ -29,7 +29,7 @@ import socketserver, sys
 address = ("127.0.0.1", int(sys.argv[1]))
 socketserver.TCPServer(address, socketserver.BaseRequestHandler).serve_forever()
 """
-# Listens as a grandchild of whoever started it, and ends when its input does.
+# Listens as a grandchild of the process that started it, and ends when its input ends.
 GRANDCHILD = """
 import subprocess, sys
 server = '''

@@ -100,7 +100,7 @@ class IsolatedWorkers:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_xdist_make_scheduler(self) -> Generator[None, Scheduler, Scheduler]:
-        """Put the placing of marked tests around whichever scheduler was chosen."""
+        """Wrap the chosen scheduler, so that marked tests go to the right worker."""
         return TwoNetworks((yield), self)
 
     def is_shared(self, node: Worker) -> bool:
