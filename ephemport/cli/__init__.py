@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             status, failure = FAILED, error
         except KeyboardInterrupt:
-            # Ended by the signal, which whoever waits for this process has to see.
+            # End by the signal: the process that waits for this one has to see it.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
             return FAILED
         lost = unwritten()
         if isinstance(lost or failure, BrokenPipeError):
-            # Nobody reads any longer, as in "ephemport ls | head".
+            # The reader has ended, as in "ephemport ls | head".
             return FAILED
         if lost is not None:
             say(f"cannot write to standard output: {lost.strerror}")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # What stands behind "--" belongs to somebody else's command, whatever it looks like.
+    # Everything behind "--" belongs to the command to run, also what looks like our options.
     own, behind = (
         (given[: given.index("--")], given[given.index("--") + 1 :])
         if "--" in given
@@ -58,7 +58,7 @@ def _status(arguments: Sequence[str] | None) -> int:
         if behind and not hasattr(options, "command"):
             options.parser.error(f"unrecognized arguments: -- {' '.join(behind)}")
     except SystemExit as end:
-        # --help, --version, or bad usage, of which argparse has told.
+        # --help, --version, or bad usage that argparse has reported.
         return int(end.code or 0)
     if behind:
         options.command = [*options.command, *behind]
@@ -70,14 +70,14 @@ def _status(arguments: Sequence[str] | None) -> int:
         return BAD_USAGE
     except EphemportError as error:
         say(str(error))
-        # A missing extra: 1 would say that something was found, or taken.
+        # A missing extra is bad usage: 1 would mean that something was found, or is taken.
         return BAD_USAGE if isinstance(error.__cause__, ImportError) else FAILED
     return status
 
 
 class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse's own passes over what cannot be written.
+        # argparse's own method ignores errors of writing.
         if file is sys.stdout:
             file.write(message)
         else:
@@ -91,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Subparser(_Parser):
-    """Answers an option that it does not know with its own usage, not with the whole command's."""
+    """Reports an unknown option with the subcommand's usage, not with the whole command's."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
@@ -106,7 +106,7 @@ class _Subparser(_Parser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ephemport",
-        description="Port numbers that are held until their servers have them.",
+        description="Reserve ports and hold them until their servers have them.",
         epilog="example: ephemport run -p PORT -- python -m http.server {PORT}",
     )
     parser.add_argument("--version", action="version", version=f"ephemport {__version__}")

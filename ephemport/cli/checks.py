@@ -1,4 +1,4 @@
-"""What `ephemport doctor` looks at: one function a line, each tries the thing itself if it can."""
+"""The checks of `ephemport doctor`: one function a line; each tries the thing itself if it can."""
 
 import errno
 import json
@@ -21,14 +21,14 @@ from ephemport.cli.unheld import installed
 
 OK, NOTE, BROKEN = "ok", "note", "NO"
 
-# A suite with many workers wants some hundred numbers, and its connections want theirs.
+# A suite with many workers needs some hundred ports, and its connections need as many again.
 _SMALL_RANGE = 2000
 _CROWDED = 0.8
 _FEW_DESCRIPTORS = 256
 
 
 class Check(NamedTuple):
-    """One line: what was looked at, "ok", "note" or "NO", why, and what to do ("" for nothing)."""
+    """One line: what was checked, "ok", "note" or "NO", why, and what to do ("" for nothing)."""
 
     name: str
     state: str
@@ -45,7 +45,7 @@ def _checks() -> dict[str, Callable[[str], Check]]:
     return {
         "self-test": self_test,
         "ephemeral port range": ephemeral_range,
-        "ip_local_reserved_ports": reserved_numbers,
+        "ip_local_reserved_ports": reserved_ports,
         "ip_autobind_reuse": autobind_reuse,
         "IPv6": ipv6,
         "file descriptors": descriptors,
@@ -55,7 +55,7 @@ def _checks() -> dict[str, Callable[[str], Check]]:
         "pidfd": pidfd,
         "assisted take-over (seccomp, pidfd_getfd)": assistance,
         "portserver": portserver,
-        "other packages that hand out unheld numbers": other_plugins,
+        "other packages that hand out unheld ports": other_plugins,
     }
 
 
@@ -63,10 +63,10 @@ def _safely(name: str, check: Callable[[str], Check]) -> Check:
     try:
         return check(name)
     except (OSError, EphemportError) as error:
-        return Check(name, BROKEN, f"could not be looked at: {error}", "see what the error names")
+        return Check(name, BROKEN, f"could not be checked: {error}", "see what the error names")
 
 
-# A neighbour who wants the number: says, for each address and option, whether bind() gave it.
+# A neighbour process that wants the port: prints the result of bind() for each address and option.
 _NEIGHBOUR = """
 import json, socket, sys
 answers = {}
@@ -86,10 +86,10 @@ print(json.dumps(answers))
 
 
 def self_test(name: str) -> Check:
-    """Hold a number, let another process try to get it, let go, let it try again."""
+    """Hold a port, let another process try to get it, release it, let the process try again."""
     with reserve() as held:
         while_held = _neighbour(held.port)
-        told = diagnose(held.port, "tcp")
+        diagnosis = diagnose(held.port, "tcp")
     after = _neighbour(held.port)
     strangers = [one for one, answer in while_held.items() if one.endswith("None") and answer == 0]
     if strangers:
@@ -97,24 +97,24 @@ def self_test(name: str) -> Check:
         return Check(
             name,
             BROKEN,
-            f"a neighbour process got number {held.port} on {where} while it was held",
-            f"please report this, with 'uname -a' ({told})",
+            f"a neighbour process got port {held.port} on {where} while it was held",
+            f"please report this, with 'uname -a' ({diagnosis})",
         )
     if while_held["127.0.0.1 SO_REUSEADDR"] != 0:
         return Check(
             name,
             BROKEN,
-            f"no server could take over number {held.port}: {told}",
+            f"no server could take over port {held.port}: {diagnosis}",
             "reserve with handoff='fd', or start servers with assistance (ephemport run --assist)",
         )
     if after["127.0.0.1 None"] != 0:
         answer = os.strerror(after["127.0.0.1 None"])
-        return Check(name, NOTE, f"number {held.port} was taken by somebody after it: {answer}")
+        return Check(name, NOTE, f"port {held.port} was taken after its release: {answer}")
     return Check(
         name,
         OK,
-        f"held number {held.port}: a neighbour process could not get it, a server that sets "
-        "SO_REUSEADDR could; let go, the neighbour got it",
+        f"port {held.port}: while it was held, a neighbour process could not get it and a server "
+        "with SO_REUSEADDR could; after its release the neighbour got it",
     )
 
 
@@ -134,18 +134,18 @@ def _neighbour(port: int) -> dict[str, int]:
 
 def ephemeral_range(name: str) -> Check:
     """How large the range is and how full."""
-    numbers = port_range.ephemeral_range()
+    ports = port_range.ephemeral_range()
     reserved = port_range.reserved_ports()
-    usable = {number for number in numbers if number not in reserved}
+    usable = {port for port in ports if port not in reserved}
     used = {kind: len(port_range.ports_in_use(kind) & usable) for kind in ("tcp", "udp")}
     reason = (
-        f"{numbers.start}-{numbers.stop - 1}, {len(usable):,} numbers, of which "
+        f"{ports.start}-{ports.stop - 1}, {len(usable):,} ports, of which "
         f"{used['tcp']:,} (tcp) and {used['udp']:,} (udp) are in use"
     )
     remedy = 'sysctl -w net.ipv4.ip_local_port_range="10240 65535"'
     full = max(used.values())
     if full >= len(usable):
-        return Check(name, BROKEN, reason, f"release numbers, or {remedy}")
+        return Check(name, BROKEN, reason, f"release ports, or {remedy}")
     if full > _CROWDED * len(usable):
         return Check(name, NOTE, f"{reason}: nearly full", remedy)
     if len(usable) < _SMALL_RANGE:
@@ -153,8 +153,8 @@ def ephemeral_range(name: str) -> Check:
     return Check(name, OK, reason)
 
 
-def reserved_numbers(name: str) -> Check:
-    """Numbers that the kernel never hands out of itself."""
+def reserved_ports(name: str) -> Check:
+    """How many ports the kernel never assigns."""
     reserved = port_range.reserved_ports()
     if not reserved:
         return Check(name, OK, "none")
@@ -162,21 +162,21 @@ def reserved_numbers(name: str) -> Check:
     return Check(
         name,
         OK,
-        f"{len(reserved):,} numbers, {inside:,} of them in the ephemeral port range, are never "
+        f"{len(reserved):,} ports, {inside:,} of them in the ephemeral port range, are never "
         "assigned; they can still be reserved by name",
     )
 
 
 def autobind_reuse(name: str) -> Check:
-    """The setting that takes the promise away."""
+    """The setting that breaks the promise."""
     if port_range.autobind_reuse():
         return Check(
             name,
             BROKEN,
-            "1: bind() to port 0 may give a held number to a stranger who sets SO_REUSEADDR",
+            "1: bind() to port 0 may give a held port to a stranger who sets SO_REUSEADDR",
             "sysctl -w net.ipv4.ip_autobind_reuse=0",
         )
-    return Check(name, OK, "0: a held number is given to nobody")
+    return Check(name, OK, "0: the kernel gives a held port to nobody")
 
 
 def ipv6(name: str) -> Check:
@@ -191,7 +191,7 @@ def ipv6(name: str) -> Check:
         return Check(
             name,
             NOTE,
-            "not there: numbers are held on 0.0.0.0, which is all there is; no shadow can exist "
+            "not there: ports are held on 0.0.0.0, which covers every address; no shadow can exist "
             "for servers on 0.0.0.0",
         )
     try:
@@ -204,22 +204,22 @@ def ipv6(name: str) -> Check:
             "a socket for both families, but no ::1: no shadow can exist for servers on 0.0.0.0",
             "sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
         )
-    return Check(name, OK, "one socket holds a number in both families")
+    return Check(name, OK, "one socket holds a port in both families")
 
 
 def descriptors(name: str) -> Check:
-    """How many numbers one process can hold."""
+    """How many ports one process can hold."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    told = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}"
-    most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-    reason = f"{told} a process (hard limit: {most}); each held number needs one"
+    soft_limit = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}"
+    hard_limit = "no limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    reason = f"{soft_limit} a process (hard limit: {hard_limit}); each held port needs one"
     if soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS:
         return Check(name, NOTE, reason, "ulimit -n 4096")
     return Check(name, OK, reason)
 
 
 def listeners_seen(name: str) -> Check:
-    """Whether sock_diag tells of listeners, by which servers are waited for."""
+    """Whether sock_diag shows listeners: wait_listening() needs it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         try:
@@ -227,7 +227,7 @@ def listeners_seen(name: str) -> Check:
                 return Check(
                     name,
                     OK,
-                    f"sock_diag answers, a look costs microseconds (Linux {platform.release()})",
+                    f"sock_diag answers, in microseconds (Linux {platform.release()})",
                 )
             why = "sock_diag does not show a listener of our own"
         except OSError as error:
@@ -238,14 +238,16 @@ def listeners_seen(name: str) -> Check:
         )
         try:
             if read_proc_net("tcp", {State.LISTEN}, port=port):
-                return Check(name, NOTE, f"{why}: /proc/net serves, milliseconds a look", remedy)
+                return Check(
+                    name, NOTE, f"{why}: /proc/net is read instead, in milliseconds", remedy
+                )
         except OSError as error:
             why += f", and /proc/net cannot be read ({os.strerror(error.errno or 0)})"
-        return Check(name, BROKEN, f"{why}: nobody can say when a server is up", remedy)
+        return Check(name, BROKEN, f"{why}: when a server is up is unknown", remedy)
 
 
 def holders_seen(name: str) -> Check:
-    """Whether sock_diag tells of sockets that are bound and quiet."""
+    """Whether sock_diag shows TCP sockets that are bound and do not listen."""
     if can_see_bound_inactive():
         return Check(
             name,
@@ -255,14 +257,14 @@ def holders_seen(name: str) -> Check:
     return Check(
         name,
         BROKEN,
-        "TCP sockets that are bound and do not listen are not shown: numbers are held as ever, but "
-        "'ephemport ls', 'who' and error messages cannot name who holds one",
+        "TCP sockets that are bound and do not listen are not shown. Ports are held all the same, "
+        "but 'ephemport ls', 'who' and error messages cannot name the holder",
         "Linux 6.8 or newer, and sock_diag allowed",
     )
 
 
 def network_namespace(name: str) -> Check:
-    """Whether a worker can have a loopback of its own; tried in a process of its own."""
+    """Whether a worker can have its own loopback; tried in a separate process."""
     # A user namespace can only be entered by a process with a single thread.
     code = (
         "from ephemport._kernel import namespaces\n"
@@ -279,26 +281,26 @@ def network_namespace(name: str) -> Check:
         check=False,
     )
     if done.returncode == 0 and not done.stdout:
-        return Check(name, OK, "a worker can have a loopback, and so all numbers, of its own")
+        return Check(name, OK, "a worker can have its own loopback, and so every port")
     return Check(
         name,
         BROKEN,
         f"refused: {done.stdout.strip() or done.stderr.strip().rpartition(chr(10))[2]}",
-        "lift what is named, or run as root with CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN); "
+        "remove what is named, or run as root with CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN); "
         "reservations do not need it",
     )
 
 
 def pidfd(name: str) -> Check:
-    """Whether the end of a process can be waited for."""
+    """Whether ephemport can wait for the end of a process."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
         return Check(
             name,
             BROKEN,
-            f"pidfd_open() is refused ({os.strerror(error.errno or 0)}): that a server's process "
-            "ended is not noticed",
+            f"pidfd_open() is refused ({os.strerror(error.errno or 0)}): the end of a server's "
+            "process is not noticed",
             "Linux 5.3 or newer, and a seccomp profile that allows it",
         )
     return Check(name, OK, "a server that ends before it listens is noticed at once")
@@ -319,16 +321,16 @@ def portserver(name: str) -> Check:
     if not address:
         return Check(name, OK, "none is asked for (PORTSERVER_ADDRESS is not set)")
     try:
-        # What it gives is ours until this process ends.
+        # The portserver's port is ours until this process ends.
         held = Portserver(address).hold("tcp", ())
     except EphemportError as error:
         return Check(name, BROKEN, str(error), "unset PORTSERVER_ADDRESS, or start it")
     held.close()
-    return Check(name, OK, f"{address!r} answers, with {held.port}, which could be held")
+    return Check(name, OK, f"{address!r} answers with port {held.port}, which can be held")
 
 
 def other_plugins(name: str) -> Check:
-    """Which other packages hand out numbers that nobody holds."""
+    """Which other packages hand out ports that nobody holds."""
     found = installed()
     if not found:
         return Check(name, OK, "none is installed")
@@ -336,6 +338,6 @@ def other_plugins(name: str) -> Check:
         name,
         NOTE,
         "; ".join(found),
-        "what comes from them may be anybody's by the time it is used: use reserve(), or the "
-        "fixtures reservation and reserve_port",
+        "another process can get their ports before they are used: use reserve(), or the fixtures "
+        "reservation and reserve_port",
     )

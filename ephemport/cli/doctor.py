@@ -1,4 +1,4 @@
-"""`ephemport doctor`: what this machine can promise, and what to do where it cannot."""
+"""`ephemport doctor`: which promises this machine can keep, and what to do about the others."""
 
 import argparse
 import json
@@ -10,9 +10,10 @@ from ephemport.cli.tables import Line, Span, cut_line, show, width, wrapped
 WELL, SOME_PROMISE_BROKEN = 0, 1
 
 _EPILOG = """\
-lines begin with: ok, note (worth knowing, no promise is broken) or NO (a promise cannot be kept)
+Each line begins with ok, with note (good to know; no promise is broken) or with NO (a promise
+cannot be kept).
 
-exit status: 0 all well, 1 a promise cannot be kept
+exit status: 0 every promise can be kept, 1 a promise cannot be kept
 """
 _STYLES = {OK: "green", NOTE: "yellow", BROKEN: "bold red"}
 _INDENT = 6
@@ -22,9 +23,10 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "doctor",
-        help="say what this machine can promise",
-        description="Say line by line what this machine can promise, why, and what to do where it "
-        "cannot. Holds a number for a moment and lets a neighbour process try to get it.",
+        help="report which promises this machine can keep",
+        description="Report which promises of ephemport this machine can keep, why, and what to do "
+        "about the others. The command holds a port for a moment, and another process tries to get "
+        "it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,8 +38,8 @@ def _doctor(options: argparse.Namespace) -> int:
     checks = examine()
     broken = [check for check in checks if check.state == BROKEN]
     if options.json:
-        told = {"well": not broken, "checks": [check._asdict() for check in checks]}
-        print(json.dumps(told, indent=2))
+        report = {"well": not broken, "checks": [check._asdict() for check in checks]}
+        print(json.dumps(report, indent=2))
     else:
         show(_lines(checks, width()))
     return SOME_PROMISE_BROKEN if broken else WELL

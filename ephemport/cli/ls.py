@@ -1,4 +1,4 @@
-"""`ephemport ls`: the numbers that ephemport reservations hold, as the kernel has them."""
+"""`ephemport ls`: the ports that ephemport reservations hold, as the kernel reports them."""
 
 import argparse
 import json
@@ -26,19 +26,20 @@ HELD, TAKEN_OVER, SHADOWED, EXCLUSIVE = "held", "taken over", "shadowed", "exclu
 
 _EPILOG = """\
 states: held (open to a server that sets SO_REUSEADDR or SO_REUSEPORT), exclusive (open to nobody;
-UDP holds always are), shadowed (held beside the server's address), taken over (a server listens)
+every UDP hold that is no shadow), shadowed (held on an address that the server does not use), taken
+over (a server listens)
 
-A hold is recognised by what its socket is and by the mark that its process bears. Where a process
-may not be looked into there is only the socket, and the state has a question mark: it looks like a
-hold of ephemport's.
+ephemport recognises a hold by its socket and by the mark of its process. If the process cannot be
+inspected, only the socket is known, and the state has a question mark: it looks like a hold of
+ephemport.
 """
 
 _STYLES = {HELD: "cyan", EXCLUSIVE: "cyan", SHADOWED: "magenta", TAKEN_OVER: "green"}
 _PAUSE = 1.0
 
 
-class Number(NamedTuple):
-    """A held number: its hold, and who listens above it."""
+class HeldPort(NamedTuple):
+    """A held port: its hold, and the server that took it over."""
 
     port: int
     protocol: str
@@ -71,48 +72,48 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "ls",
-        help="list the numbers that are held",
-        description="List the numbers that ephemport reservations of this user hold (root: of all "
-        "users), with who holds and who has taken over. Found from the kernel, not in a registry.",
+        help="list the held ports",
+        description="List the ports that ephemport reservations of this user hold (root: of all "
+        "users), with the holder and the server. The kernel reports them; there is no registry.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.add_argument("--watch", action="store_true", help="refresh every second, until Ctrl-C")
     parser.add_argument(
-        "--all", action="store_true", help="every listener and holder, whoever's and of any program"
+        "--all", action="store_true", help="every listener and holder of every user and program"
     )
     parser.set_defaults(action=_ls)
 
 
-def held_numbers(found: Iterable[Found], uid: int) -> list[Number]:
-    """The numbers that user `uid` holds (root: anybody), out of all holders and listeners."""
+def held_ports(found: Iterable[Found], uid: int) -> list[HeldPort]:
+    """The ports that user `uid` holds (root: anybody), out of all holders and listeners."""
     found = list(found)
     servers: dict[tuple[int, str], Found] = {}
     for one in found:
         if one.state in (LISTENS, RECEIVES):
             servers.setdefault((one.port, one.protocol), one)
     return [
-        _number(one, servers.get((one.port, one.protocol)))
+        _held_port(one, servers.get((one.port, one.protocol)))
         for one in found
         if one.state == HOLDS and one.ephemport is not False and uid in (0, one.uid)
     ]
 
 
-def _number(hold: Found, server: Found | None) -> Number:
+def _held_port(hold: Found, server: Found | None) -> HeldPort:
     state = {"shadow": SHADOWED, "exclusive": EXCLUSIVE}.get(hold.hold or "", HELD)
     worker, test = hold.worker, hold.test
     if server is not None:
         state = TAKEN_OVER
         if server.pid is not None and server.pid != hold.pid:
-            # A test's subprocess has the test's environment, the test's own process not: pytest
-            # sets these after its exec().
+            # A subprocess of a test has the variables in its environment. The test's own process
+            # does not: pytest sets them after exec().
             names = ("PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST")
             variables = environment(server.pid, names)
             worker = worker or variables.get("PYTEST_XDIST_WORKER")
             test = _without_phase(variables.get("PYTEST_CURRENT_TEST")) or test
     certain = hold.ephemport is True
-    return Number(hold.port, hold.protocol, state, certain, hold, server, worker, test)
+    return HeldPort(hold.port, hold.protocol, state, certain, hold, server, worker, test)
 
 
 def _without_phase(current_test: str | None) -> str | None:
@@ -138,7 +139,7 @@ def _ls(options: argparse.Namespace) -> int:
 def _as_json(found: list[Found], everything: bool) -> list[dict[str, Any]]:
     if everything:
         return [one._asdict() for one in found]
-    return [one.as_dict() for one in held_numbers(found, os.geteuid())]
+    return [one.as_dict() for one in held_ports(found, os.geteuid())]
 
 
 def _lines(everything: bool, columns: int) -> list[Line]:
@@ -146,24 +147,24 @@ def _lines(everything: bool, columns: int) -> list[Line]:
     if everything:
         lines = _all_table(found, columns)
     else:
-        lines = _held_table(held_numbers(found, os.geteuid()), columns)
+        lines = _held_table(held_ports(found, os.geteuid()), columns)
     for one in unseen():
         lines += tables.wrapped(f"not seen: {one}", columns, "yellow")
     return lines
 
 
-def _held_table(numbers: list[Number], columns: int) -> list[Line]:
-    if not numbers:
-        return tables.wrapped("no number is held", columns)
+def _held_table(held: list[HeldPort], columns: int) -> list[Line]:
+    if not held:
+        return tables.wrapped("no port is held", columns)
     heads = (
         *("PORT", "PROTO", "STATE", "AGE", "USER", "PID", "HOLDER"),
         *("PID", "SERVER", "WORKER", "TEST"),
     )
-    several = len({one.hold.uid for one in numbers}) > 1
-    return tables.table(heads, [_row(one, several) for one in numbers], columns)
+    several = len({one.hold.uid for one in held}) > 1
+    return tables.table(heads, [_row(one, several) for one in held], columns)
 
 
-def _row(one: Number, with_user: bool) -> list[Cell]:
+def _row(one: HeldPort, with_user: bool) -> list[Cell]:
     return [
         Span(str(one.port), "bold"),
         one.protocol,
@@ -228,7 +229,7 @@ def _watch(everything: bool) -> None:
 
 
 def _watch_plainly(everything: bool) -> None:
-    # The alternate screen, as pagers have it, and in the end what was there before (man 4
+    # The alternate screen, as in pagers; at the end the former screen comes back (man 4
     # console_codes, xterm's ctlseqs: DECSET 1049, cursor home, erase below).
     sys.stdout.write("\033[?1049h\033[?25l")
     try:
@@ -244,7 +245,7 @@ def _watch_plainly(everything: bool) -> None:
 
 
 def _screen(everything: bool) -> list[Line]:
-    """As many lines as the terminal has, below what time it is."""
+    """The time, and as many lines below it as the terminal has."""
     import shutil
 
     size = shutil.get_terminal_size()

@@ -2,7 +2,7 @@
 
 import re
 
-# What programs, shells, the C library and interpreters read at their start, for something else.
+# Programs, shells, the C library and interpreters read these when they start.
 _READ_AT_THE_START = frozenset(
     (
         *("PATH", "HOME", "SHELL", "USER", "LOGNAME", "PWD", "IFS", "ENV", "BASH_ENV"),
@@ -11,7 +11,7 @@ _READ_AT_THE_START = frozenset(
     )
 )
 _BEGINNINGS = ("LC_", "LD_", "PYTHON")
-# MASTER_PORT, PGPORT, HTTP_PORTS, PORT_2, and so PYTHON_PORT, too.
+# MASTER_PORT, PGPORT, HTTP_PORTS, PORT_2; and so PYTHON_PORT too.
 _SAYS_PORT = re.compile(r"PORTS?(_|[0-9]|$)")
 
 
@@ -26,8 +26,8 @@ def refusal(name: str) -> str | None:
     begins_like_one = name.startswith(_BEGINNINGS) and not _SAYS_PORT.search(name)
     if name in _READ_AT_THE_START or begins_like_one:
         return (
-            f"{name} is read by programs for something else, and a port in its place would break "
-            "the command. Take another name, such as PORT; a command that really wants its port "
-            f"there is started with: -p PORT -- env {name}={{PORT}} COMMAND"
+            f"{name} is read by programs for something else, and a port as its value would break "
+            "the command. Take another name, such as PORT. If the command really needs its port "
+            f"there, write: -p PORT -- env {name}={{PORT}} COMMAND"
         )
     return None

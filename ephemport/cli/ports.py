@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="where the servers will bind (default: 127.0.0.1); what is held covers every address",
+        help="where the servers bind (default: 127.0.0.1); the hold covers every address",
     )
     parser.add_argument(
         "--mode",
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def reserve_all(mode: str | None, requests: list[Request]) -> list[Reservation]:
-    """One reservation for each request, or none at all."""
+    """One reservation for each request, all or none."""
     allocator = PortAllocator(mode)
     try:
         return [allocator.allocate("testing", request) for request in requests]

@@ -1,4 +1,4 @@
-"""`ephemport reserve`: print numbers, and hold them for whoever asked."""
+"""`ephemport reserve`: print ports, and hold them for the caller."""
 
 import argparse
 import errno
@@ -29,19 +29,21 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "reserve",
-        help="print numbers and hold them",
-        description="Print numbers, one a line, and hold them until standard input closes, until "
-        "told to stop (SIGINT, SIGTERM, SIGHUP), or with --for until a process ends.",
+        help="print ports and hold them",
+        description="Reserve ports, print one a line, and hold them until standard input closes "
+        "or a signal arrives (SIGINT, SIGTERM, SIGHUP); with --for until a process ends.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", type=int, default=1, metavar="COUNT", help="how many (default: 1)")
+    parser.add_argument(
+        "-n", type=int, default=1, metavar="COUNT", help="how many ports (default: 1)"
+    )
     parser.add_argument(
         "--for",
         dest="holder_for",
         type=int,
         metavar="PID",
-        help="return at once; a small background process holds the numbers until PID ends",
+        help="return at once; a small background process holds the ports until process PID ends",
     )
     parser.add_argument("--protocol", choices=tuple(PARTS), default="tcp", help="default: tcp")
     parser.add_argument(
@@ -61,9 +63,9 @@ def _reserve(options: argparse.Namespace) -> int:
     request = Request(options.host, options.protocol, handoff=options.handoff)
     if options.holder_for is not None:
         return _hold_for(options.holder_for, options.mode, [request] * count)
-    # Before the first number is printed: whoever reads it may stop us at once.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    # Before the first port is printed: its reader may stop this process at once.
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, _stop)
     reservations: list[Reservation] = []
     try:
         reservations = ports.reserve_all(options.mode, [request] * count)
@@ -92,7 +94,7 @@ def _print(reservations: list[Reservation]) -> None:
 
 
 def _wait_for_end_of_input() -> None:
-    # A background job may not read its terminal (man 7 credentials): then only signals end it.
+    # A background job cannot read its terminal (man 7 credentials): then only signals end it.
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     try:
         while os.read(0, 65536):
@@ -124,29 +126,29 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        # Whatever happens, two processes never return from here.
+        # The child must never return from here: two processes would go on.
         try:
             _hold_until_end(watched, writer, mode, requests)
         finally:
             os._exit(1)
     os.close(writer)
     os.close(watched)
-    with os.fdopen(reader, encoding="utf-8") as told:
-        answer = told.read()
+    with os.fdopen(reader, encoding="utf-8") as child_said:
+        answer = child_said.read()
     if not answer.startswith("held\n"):
-        raise EphemportError(answer or "the background process ended before it held a number")
+        raise EphemportError(answer or "the background process ended before it held a port")
     try:
         sys.stdout.write(answer.removeprefix("held\n"))
         sys.stdout.flush()
     except OSError:
-        # Nobody learns which they are, so nobody needs them.
+        # Nobody learns the ports, so nobody needs them.
         os.kill(child, signal.SIGKILL)
         raise
     return 0
 
 
 def _close_what_is_inherited(*kept: int) -> None:
-    """Whoever waits for the other end of a pipe that we happen to have would wait for us."""
+    """Close inherited descriptors: a process that waits for the end of a pipe would wait for us."""
     limits = (2, *sorted(kept), os.sysconf("SC_OPEN_MAX"))
     for below, above in pairwise(limits):
         os.closerange(below + 1, above)

@@ -1,4 +1,4 @@
-"""`ephemport run`: a command whose port numbers are held for as long as it runs."""
+"""`ephemport run`: a command whose ports are held while it runs."""
 
 import argparse
 import math
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-# As timeout(1) has it.
+# The same as timeout(1).
 NOT_LISTENING = 124
 
 # How long, in seconds, a command may take to end after SIGTERM.
 _GRACE = 5.0
 
 _EPILOG = """\
-{NAME} in the arguments stands for the port, {{ and }} for literal braces; ${NAME} is left to the
-shell, which finds the same port in its environment. No NAME can be what programs read for something
-else when they start: PATH, HOME, SHELL and the like, LC_*, LD_*, PYTHON*. A name that says PORT, as
-PYTHON_PORT does, always can.
+{NAME} in the arguments stands for the port, {{ and }} for literal braces. ${NAME} is left to the
+shell, which finds the same port in its environment. A NAME that programs read for another purpose
+when they start is refused: PATH, HOME, SHELL and the like, LC_*, LD_*, PYTHON*. A NAME with the
+word PORT in it, such as PYTHON_PORT, is accepted.
 
-exit status: the command's (128+n when signal n ended it), 127 when it is not found, 126 when it
-cannot be executed, 2 for bad usage; with --wait-listening 124 when a server does not come up, and
-the command's own if it fails before
+exit status: that of the command (128+n if signal n ended it); 127 if the command is not found, 126
+if it cannot be executed, 2 for bad usage; with --wait-listening 124 if a server does not come up,
+or that of the command if it fails before
 
 examples:
   ephemport run -p PORT -- python -m http.server {PORT}
@@ -62,8 +62,8 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "run",
-        help="run a command with numbers held for it",
-        description="Reserve a number for each NAME, set it in the environment under that name, "
+        help="run a command and hold ports for it",
+        description="Reserve a port for each NAME, set it in the environment under that name, "
         "put it in place of {NAME} in the command's arguments, and hold it while the command runs. "
         "Signals are forwarded.",
         usage="ephemport run [-p NAME ...] [options] -- COMMAND [ARGUMENT ...]",
@@ -71,9 +71,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for option, protocol, what in (
-        ("-p", "tcp", "a TCP number (without any name: PORT)"),
-        ("--udp", "udp", "a UDP number"),
-        ("--both", "both", "a number that is held for TCP and UDP alike"),
+        ("-p", "tcp", "a TCP port (the default, if no NAME is given, is -p PORT)"),
+        ("--udp", "udp", "a UDP port"),
+        ("--both", "both", "one port, held for TCP and for UDP"),
     ):
         parser.add_argument(
             option,
@@ -81,16 +81,16 @@ def add_parser(commands: Any) -> None:
             action="append",
             type=_named(protocol),
             metavar="NAME",
-            help=f"reserve {what}; may be given often",
+            help=f"reserve {what}; can be given several times",
         )
     ports.add_options(parser)
     parser.add_argument(
         "--wait-listening",
         type=float,
         metavar="SECONDS",
-        help="say on standard error when the command's server listens on each number; when one "
-        "of them does not come up within so many seconds, or is somebody else's, say why and end "
-        f"the command (SIGTERM, after {_GRACE:g} s SIGKILL)",
+        help="report on standard error when the command's server listens on each port. If nothing "
+        "listens on a port within this time, or another process does, report why and end the "
+        f"command (SIGTERM, after {_GRACE:g} s SIGKILL)",
     )
     parser.add_argument(
         "--activate",
@@ -101,16 +101,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--assist",
         action="store_true",
-        help="let in servers that set neither SO_REUSEADDR nor SO_REUSEPORT, by setting it for "
-        "them; the command runs with no_new_privs (sudo and the like do not work below it)",
+        help="let in servers that set neither SO_REUSEADDR nor SO_REUSEPORT: set SO_REUSEADDR for "
+        "them. The command runs with no_new_privs (sudo and the like have no effect in it)",
     )
     parser.add_argument(
         "--isolate",
         action="store_true",
-        help="run it in a network namespace of its own, where every number is free; other hosts, "
-        "and servers outside, cannot be reached from there",
+        help="run the command in a network namespace of its own, where every port is free. It "
+        "cannot reach other hosts or servers outside the namespace",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="do not say which numbers")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not report the ports")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     parser.set_defaults(action=_run)
 
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError("no command given: ephemport run -p NAME -- COMMAND")
     if len({name for name, _ in names}) < len(names):
         raise ValueError(f"a name is given twice: {' '.join(name for name, _ in names)}")
-    # Checked with any numbers, before one is reserved.
+    # Check the arguments before a port is reserved.
     _fill_all(options.command, dict.fromkeys((name for name, _ in names), ""))
     if options.wait_listening is not None and not options.wait_listening >= 0:
         raise ValueError(f"--wait-listening takes seconds from 0 up, not {options.wait_listening}")
@@ -148,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
         if not options.quiet:
-            say(" ".join(f"{name}={number}" for name, number in values.items()))
+            say(" ".join(f"{name}={port}" for name, port in values.items()))
         return _Command(options, reservations, values).run()
     finally:
         for reservation in reservations:
@@ -170,14 +170,14 @@ class _Command:
         self._values = values
         self._waiters: list[threading.Thread] = []
         self._main = threading.get_ident()
-        # Set by the threads that wait in vain; and by the main one, which ends the command.
+        # Set by the threads whose wait failed. `_ended` is set by the main thread.
         self._not_up = self._must_end = False
         self._ended = False
 
     def run(self) -> int:
-        """Run it, forward signals to it, return its status as a shell would."""
+        """Run it, forward signals to it, return its exit status as a shell does."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Blocked before the child exists, so that no signal is lost between the two.
+        # Blocked before the child exists: else a signal could be lost before it can be forwarded.
         watched = {*_FORWARDED, signal.SIGCHLD}
         inherited = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         program = self._options.command[0]
@@ -191,17 +191,17 @@ class _Command:
             return NOT_EXECUTABLE
         if self._options.wait_listening is not None:
             self._wait_for_servers(process)
-        told_to_end = self._forward(process, watched)
+        asked_to_end = self._forward(process, watched)
         for waiter in self._waiters:
             waiter.join()
         status = process.returncode
-        if self._ended or (self._not_up and status == 0 and not told_to_end):
+        if self._ended or (self._not_up and status == 0 and not asked_to_end):
             return NOT_LISTENING
         return status if status >= 0 else 128 - status
 
     def _forward(self, process: "subprocess.Popen[bytes]", watched: set[signal.Signals]) -> bool:
-        """Forward signals until the process ends; say whether one of them asked it to."""
-        told_to_end = False
+        """Forward signals until the process ends; return whether a signal asked it to end."""
+        asked_to_end = False
         kill_at = math.inf
         while process.poll() is None:
             if self._must_end and not self._ended:
@@ -215,11 +215,11 @@ class _Command:
                 say(f"pid {process.pid} still runs after {_GRACE:g} s: killed (SIGKILL)")
                 process.kill()
             elif received.si_signo != signal.SIGCHLD:
-                told_to_end = told_to_end or received.si_signo in _ENDING
-                # A terminal (SI_KERNEL > 0) has sent it to the command as well: same process group.
+                asked_to_end = asked_to_end or received.si_signo in _ENDING
+                # A terminal (SI_KERNEL > 0) sends it to the command too: same process group.
                 if received.si_code <= 0:
                     process.send_signal(received.si_signo)
-        return told_to_end
+        return asked_to_end
 
     def _start(self, inherited: set[int | signal.Signals]) -> "subprocess.Popen[bytes]":
         return start_server(
@@ -250,14 +250,14 @@ class _Command:
         except (EphemportError, OSError) as error:
             say(f"{name}: {error}")
             self._not_up = self._must_end = True
-            # Wakes the one that waits for signals.
+            # Wake the main thread, which waits for signals.
             signal.pthread_kill(self._main, signal.SIGCHLD)
         else:
             say(f"{name}: after {time.monotonic() - began:.3f} s {listener}")
 
 
 def _next_signal(watched: set[signal.Signals], until: float) -> "signal.struct_siginfo | None":
-    """The next of these signals, which are blocked; None when the time (monotonic) has come."""
+    """The next of these blocked signals; None at the time `until` (monotonic, in seconds)."""
     if until == math.inf:
         return signal.sigwaitinfo(watched)
     return signal.sigtimedwait(watched, max(until - time.monotonic(), 0))

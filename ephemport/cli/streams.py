@@ -7,29 +7,29 @@ from typing import TextIO
 
 
 def fill_standard_streams() -> None:
-    """Where 0, 1 or 2 is closed, a socket of ours would get that number: open the null device."""
+    """Open the null device where descriptor 0, 1 or 2 is closed: else a socket would get it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
     if sys.stdout is None:
-        # Python has none where it was closed, and print() then loses what it is given.
+        # Where it was closed, Python has no sys.stdout, and print() loses its text silently.
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
 
 
 def say(text: str) -> None:
-    """Print a line for people on standard error; lost where nobody can be told."""
+    """Print a line for people on standard error; it is lost where standard error is closed."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"ephemport: {text}", file=sys.stderr, flush=True)
 
 
 def unwritten() -> OSError | None:
-    """Write what print() still keeps on standard output; the error where that cannot be done."""
+    """Flush standard output; return the error if that fails, else None."""
     return _unwritten(sys.stdout)
 
 
 def forget_unwritten() -> None:
-    """Lose what cannot be written: the interpreter would complain of it at its end."""
+    """Drop the text that cannot be written: else the interpreter complains when it ends."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and _unwritten(stream) is not None:
             with suppress(OSError):

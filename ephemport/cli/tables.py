@@ -1,4 +1,4 @@
-"""What the commands print: aligned, coloured where people look, never wider than the terminal."""
+"""The tables of the commands: aligned, coloured on a terminal, never wider than the terminal."""
 
 import functools
 import os
@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, TextIO
 
 from ephemport._looking.listeners import one_line
 
-# Where the output goes to no terminal, a line may be as long as it likes.
+# If the output is no terminal, a line has no limit.
 _UNLIMITED = 1 << 20
 _USUAL = 80
 _GAP = "  "
 _NARROWEST = 8
-# What is cut first, and down to how many columns; then every column, if that was not enough.
+# These columns are cut first, down to so many characters; then every column, if that is not enough.
 _CUT_FIRST = (({"COMMAND", "HOLDER", "SERVER"}, 16), ({"TEST", "HOLD", "WHAT", "WHERE"}, 12))
 
 
 class Span(NamedTuple):
-    """A piece of a line, and how it looks in rich's words ("bold red"), "" for plain."""
+    """A piece of a line, and its style in rich's terms ("bold red"), "" for plain."""
 
     text: str
     style: str = ""
@@ -35,7 +35,7 @@ def width(stream: TextIO | None = None) -> int:
     if not stream.isatty():
         return _UNLIMITED
     try:
-        # What it is now: COLUMNS is from when the shell last looked.
+        # Ask the terminal: the variable COLUMNS may be out of date.
         return os.get_terminal_size(stream.fileno()).columns or _USUAL
     except OSError:
         return _USUAL
@@ -44,9 +44,9 @@ def width(stream: TextIO | None = None) -> int:
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[Cell]], columns: int, *, indent: str = ""
 ) -> list[Line]:
-    """One or more rows below their heads; columns that are empty in every row are left out.
+    """One or more rows below their heads, without the columns that are empty in every row.
 
-    What is too wide is cut with an ellipsis, command lines first.
+    Text that is too wide is cut with an ellipsis, command lines first.
     """
     # Column by column, because ten thousand rows are nothing unusual.
     cells = list(zip(*([_span(cell) for cell in row] for row in rows), strict=True))
@@ -60,9 +60,9 @@ def table(
     too_wide = sum(widths) > room
     everything = ({head for head, _ in kept}, _NARROWEST)
     for some, narrowest in (*_CUT_FIRST, everything):
-        numbers = [i for i, (head, _) in enumerate(kept) if head in some]
-        while sum(widths) > room and max((widths[i] for i in numbers), default=0) > narrowest:
-            widths[max(numbers, key=widths.__getitem__)] -= 1
+        places = [i for i, (head, _) in enumerate(kept) if head in some]
+        while sum(widths) > room and max((widths[i] for i in places), default=0) > narrowest:
+            widths[max(places, key=widths.__getitem__)] -= 1
     made = [
         _aligned([Span(head, "bold"), *column], wide, "" if last else _GAP)
         for (head, column), wide, last in zip(
@@ -83,7 +83,7 @@ def _aligned(column: Sequence[Span], wide: int, gap: str) -> list[Span]:
 
 
 def wrapped(text: str, columns: int, style: str = "", *, indent: str = "") -> list[Line]:
-    """A paragraph of whole words; words that are too long are cut."""
+    """A paragraph of whole words; a word that is too long is cut."""
     lines: list[Line] = []
     current = ""
     for word in text.split():
@@ -163,12 +163,12 @@ def short(command: str | None) -> str:
 
 
 def process_ids(pids: Sequence[int]) -> str:
-    """The first process that has a socket open, and how many others do."""
+    """The id of the first process that has a socket open, and how many others have it."""
     return f"{pids[0]} +{len(pids) - 1}" if len(pids) > 1 else "".join(map(str, pids))
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or the number where there is none."""
+    """The user's name, or the uid if there is no name."""
     try:
         import pwd
 

@@ -1,8 +1,8 @@
-"""Other packages that hand out numbers and do not hold them."""
+"""Other packages that hand out ports and do not hold them."""
 
 from importlib import metadata
 
-# What gives a number away and keeps nothing: distribution -> how, and what to use instead.
+# Distribution -> what in it hands out ports that it does not hold.
 _UNHELD = {
     "anyio": "free_tcp_port, free_udp_port and their factories",
     "pytest-asyncio": "unused_tcp_port, unused_udp_port and their factories",
@@ -20,7 +20,7 @@ _UNHELD = {
 
 
 def installed() -> list[str]:
-    """Those of them that are installed here, with what they hand out."""
+    """The ones that are installed here, with the functions that hand out ports."""
     found = []
     for distribution, what in _UNHELD.items():
         try:

@@ -1,4 +1,4 @@
-"""`ephemport who`: who has a number, and what that means."""
+"""`ephemport who`: who has a port, and which servers could bind it."""
 
 import argparse
 import json
@@ -35,9 +35,10 @@ from ephemport.cli.tables import (
 FREE, TAKEN = 0, 1
 
 _EPILOG = """\
-PORT may be written 8080, :8080, 8080/udp, localhost:8080, or as a URL. The number is looked at on
-every address of this machine. Then it is bound for a moment, never listened on, on each kind of
-address, with SO_REUSEADDR, with SO_REUSEPORT and with neither, and the last line says what worked.
+Write PORT as 8080, :8080, 8080/udp, localhost:8080 or a URL. The command looks at the port on every
+address of this machine. Then it binds the port for a moment, without listening, on each kind of
+address, with SO_REUSEADDR, with SO_REUSEPORT and with neither. The last line reports which binds
+worked.
 
 exit status: 0 free, 1 taken, 2 bad usage
 """
@@ -46,7 +47,7 @@ _STYLES = {HOLDS: "cyan", CONNECTED: "yellow", TIME_WAIT: "yellow", CLOSING: "ye
 
 
 class Wanted(NamedTuple):
-    """What a PORT on the command line stands for."""
+    """A PORT of the command line: the port and its protocol."""
 
     port: int
     protocol: str
@@ -56,9 +57,10 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "who",
-        help="say who has a number, and who could bind it",
-        description="Say everything that stands in the way of a number, TCP and UDP: listeners, "
-        "holders (sockets that are bound and quiet, which ss and lsof do not show), connections.",
+        help="report who has a port, and which servers could bind it",
+        description="Report every socket on a port, TCP and UDP: listeners, connections, and "
+        "holders (sockets that are bound and neither listen nor are connected; ss and lsof do not "
+        "show them).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,9 +70,9 @@ def add_parser(commands: Any) -> None:
 
 
 def parse_port(text: str) -> Wanted:
-    """What a person or a program calls a port. Raises ValueError.
+    """Read a port as people and programs write it. Raises ValueError.
 
-    The host is only read, never looked up: the number is looked at on this machine.
+    The host is not looked up: the port is looked at on this machine.
     """
     rest, _, protocol = text.strip().rpartition("/")
     if protocol.lower() in ("tcp", "udp") and rest and not rest.endswith("/"):
@@ -82,12 +84,12 @@ def parse_port(text: str) -> Wanted:
         if parts.scheme in ("tcp", "udp"):
             protocol = parts.scheme
         try:
-            number = parts.port
+            port = parts.port
         except ValueError:
             raise ValueError(f"{text!r} has no port: ports are 1 to 65535") from None
-        if number is None:
-            number = _usual_port(parts.scheme, text)
-        return Wanted(_checked(number, text), protocol)
+        if port is None:
+            port = _usual_port(parts.scheme, text)
+        return Wanted(_checked(port, text), protocol)
     match = re.fullmatch(r"(?:(?:\[[0-9A-Fa-f:.%\w]*\]|[^:\[\]/\s]*):)?([0-9]{1,7})", rest)
     if match is None:
         raise ValueError(f"{text!r} is no port; write 8080, :8080, 8080/udp, host:8080 or a URL")
@@ -104,10 +106,10 @@ def _usual_port(scheme: str, text: str) -> int:
     return known
 
 
-def _checked(number: int, text: str) -> int:
-    if not 0 < number < 65536:
+def _checked(port: int, text: str) -> int:
+    if not 0 < port < 65536:
         raise ValueError(f"{text!r} is no port: ports are 1 to 65535")
-    return number
+    return port
 
 
 def _port(text: str) -> Wanted:
@@ -124,8 +126,8 @@ def _who(options: argparse.Namespace) -> int:
         print(json.dumps([answer.as_dict() for answer in answers], indent=2))
     else:
         columns = width()
-        for number, answer in enumerate(answers):
-            show([*([[]] if number else []), *lines_of(answer, columns)])
+        for index, answer in enumerate(answers):
+            show([*([[]] if index else []), *lines_of(answer, columns)])
     return FREE if all(answer.free for answer in answers) else TAKEN
 
 
@@ -138,9 +140,7 @@ def lines_of(answer: Diagnosis, columns: int) -> list[Line]:
         lines += _table(answer.found, columns)
     lines += wrapped(answer.meaning, columns, "bold" if answer.found else "", indent="  ")
     if answer.elsewhere:
-        lines += wrapped(
-            "In other network namespaces, where it is in nobody's way here:", columns, indent="  "
-        )
+        lines += wrapped("In other network namespaces (not in the way here):", columns, indent="  ")
         lines += _table(answer.elsewhere, columns)
     for one in answer.unseen:
         lines += wrapped(f"not seen: {one}", columns, "yellow", indent="  ")
@@ -168,12 +168,12 @@ def _row(one: Found) -> list[Cell]:
 
 
 def owner(one: Found) -> str:
-    """Whose a socket is that no process can be told of."""
+    """The owner of a socket whose process is unknown."""
     return "" if one.state in (TIME_WAIT, CLOSING) else unknown_owner(one.uid)
 
 
 def _what(one: Found) -> str:
-    """What else there is to say of a hold or of connections."""
+    """The kind of a hold, or the number of connections and their peer."""
     if not one.connections:
         return one.whose.lstrip(", ")
     peer = f" to {one.peer}" if one.connections == 1 and one.peer else ""

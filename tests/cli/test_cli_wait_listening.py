@@ -149,4 +149,4 @@ def test_seconds_that_are_none(cli: Cli, seconds: str) -> None:
 
 
 def test_the_status_is_documented(cli: Cli) -> None:
-    assert f"with --wait-listening {run.NOT_LISTENING} when" in cli.run("run", "--help").stdout
+    assert f"with --wait-listening {run.NOT_LISTENING} if" in cli.run("run", "--help").stdout

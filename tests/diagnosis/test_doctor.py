@@ -37,11 +37,11 @@ def _every_line() -> None:
         "pidfd",
         "assisted take-over",
         "portserver",
-        "other packages that hand out unheld numbers",
+        "other packages that hand out unheld ports",
     ]
     assert checks["self-test"]["state"] == "ok"
-    assert checks["ephemeral port range"]["state"] == "note"  # 64 numbers
-    assert "40000-40063, 64 numbers" in checks["ephemeral port range"]["reason"]
+    assert checks["ephemeral port range"]["state"] == "note"  # 64 ports
+    assert "40000-40063, 64 ports" in checks["ephemeral port range"]["reason"]
     broken = [one for one in checks.values() if one["state"] == "NO"]
     assert status == bool(broken)
     assert out.count("\nNO ") + out.startswith("NO ") == len(broken)
@@ -57,7 +57,7 @@ def _every_line() -> None:
             "40000-40009,9000",
             "ip_local_reserved_ports",
             "ok",
-            "11 numbers, 10 of them in",
+            "11 ports, 10 of them in",
         ),
         ("ipv6/conf/lo/disable_ipv6", "1", "IPv6", "note", "no ::1"),
     ],
@@ -107,7 +107,7 @@ def test_the_self_test_finds_a_promise_broken(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(checks, "_neighbour", gets_it)
     check = _checks()["self-test"]
     assert check["state"] == "NO"
-    assert "a neighbour process got number" in check["reason"]
+    assert "a neighbour process got port" in check["reason"]
 
 
 def test_no_isolation_is_said(in_namespace: InNamespace) -> None:

@@ -66,7 +66,7 @@ def _states() -> None:
             len({len(line[: line.index("tcp")]) for line in out.splitlines()[1:5] if "tcp" in line})
             == 1
         )
-    assert command("ls")[1] == "no number is held\n"
+    assert command("ls")[1] == "no port is held\n"
 
 
 def test_strangers_are_not_ours(in_namespace: InNamespace) -> None:
