@@ -14,7 +14,7 @@ _STOPPED_BY_CTRL_C = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and return the exit status: 0 unless a number of ours collided or a question failed."""
+    """Run, and return the exit status: 0 unless a port of ours collided or a question failed."""
     options = _parser().parse_args(arguments)
     record = Record(quick=options.quick, progress=Progress())
     status = 0
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a small run; its one verdict is that no number of ephemport's collided",
+        help="a small run; its only verdict is whether a port of ephemport collided",
     )
     parser.add_argument(
         "--only",

@@ -1,4 +1,4 @@
-"""What a results file says, gathered per peer: the numbers behind the table and the pictures."""
+"""What a results file says, gathered per peer: the figures behind the table and the pictures."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def starts(results: Results, **wanted: str) -> int:
 
 
 def value(found: list[Row], *keys: str) -> float | None:
-    """A number deep in the only row, or None."""
+    """A figure deep in the only row, or None."""
     if len(found) != 1:
         return None
     inner: Any = found[0]

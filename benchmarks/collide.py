@@ -1,6 +1,6 @@
-"""Does it collide? Real servers, started a moment after their number was picked, on a busy machine.
+"""Does it collide? Real servers, started a moment after their port was picked, on a busy machine.
 
-Each worker picks a number, waits a random moment, as any server does between the two, starts an
+Each worker picks a port, waits a random moment, as any server does between the two, starts an
 asyncio server there and asks it for its name. Neighbours bind to port 0 and connect all the while.
 Every peer has a network of its own, so that nobody inherits another's TIME_WAITs.
 """
@@ -61,7 +61,7 @@ def run(record: Record) -> None:
             for span in RANGES:
                 for peer in competitors:
                     record.step(NAME, f"{peer.name}, {span} range, neighbours {rest}, {turn + 1}")
-                    # Fewer of port-for's: 15 ms of one processor for each number.
+                    # Fewer of port-for's: 15 ms of one processor for each port.
                     fewer = 4 if peer.most < 5 else 1
                     arguments = {
                         "peer": peer.name,

@@ -35,7 +35,7 @@ def run(record: Record) -> None:
 
 
 def time_all(size: int, rounds: int) -> Iterator[Row]:
-    """Seconds and ratio to the limit, per peer, for taking and giving back `size` numbers."""
+    """Seconds and ratio to the limit, per peer, for taking and giving back `size` ports."""
     with ExitStack() as stack:
         pickers = {
             peer: stack.enter_context(loaded(peer))
@@ -64,7 +64,7 @@ def time_all(size: int, rounds: int) -> Iterator[Row]:
 
 
 def weigh(peer: str, count: int) -> Iterator[Row]:
-    """Memory and descriptors of one held number, once with Python's own count and once without."""
+    """Memory and descriptors of one held port, once with Python's own count and once without."""
     picker = next(one for one in HELD if one.name == peer)
     with loaded(picker) as ready:
         ready.give_back(ready.take())

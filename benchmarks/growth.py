@@ -1,4 +1,4 @@
-"""How does it grow? With thousands of numbers held, with several processes, until it runs dry."""
+"""How does it grow? With thousands of ports held, with several processes, until it runs dry."""
 
 import random
 import resource
@@ -18,7 +18,7 @@ NAME = "growth"
 TITLE = "How does it grow?"
 HELD = (0, 100, 1000, 5000, 10000, 14000, 18000)
 PROCESSES = (1, 2, 4, 8)
-# Numbers of the fixed range and of the portserver have nothing to do with how full the ephemeral
+# Ports of the fixed range and of the portserver have nothing to do with how full the ephemeral
 # port range is, and port-for's 15 ms a pick would be most of this question's time.
 _BESIDE_HOLDS = {
     "the limit",
@@ -58,7 +58,7 @@ def run(record: Record) -> None:
 
 
 def with_held(rounds: int) -> Iterator[Row]:
-    """What the next number costs while so many are held; the holds are ephemport's for everyone."""
+    """What the next port costs while so many are held; the holds are ephemport's for everyone."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     held: list[Reservation] = []
@@ -101,7 +101,7 @@ def with_held(rounds: int) -> Iterator[Row]:
 
 
 def at_once(peer: str, processes: int, seconds: float) -> Iterator[Row]:
-    """How many numbers several processes take and give back in a second, together."""
+    """How many ports several processes take and give back in a second, together."""
     competitor = named(peer)
     with surroundings(competitor) as around:
 
@@ -132,7 +132,7 @@ def at_once(peer: str, processes: int, seconds: float) -> Iterator[Row]:
 
 
 def until_dry() -> Iterator[Row]:
-    """How many numbers of one category a worker gets in fixed mode, and what each costs."""
+    """How many ports of one category a worker gets in fixed mode, and what each costs."""
     with (
         surroundings(named("ephemport fixed")) as folder,
         PortAllocator("fixed", worker_id="gw0", lock_dir=folder) as allocator,

@@ -47,5 +47,5 @@ def _connected(service: socket.socket) -> tuple[socket.socket, ...]:
     except BaseException:
         client.close()
         raise
-    # The client is closed first and its reset ends the other side; until then it keeps its number.
+    # The client is closed first and its reset ends the other side; until then it keeps its port.
     return client, served

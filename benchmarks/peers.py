@@ -1,4 +1,4 @@
-"""Everything that picks a port number, behind one small interface.
+"""Everything that picks a port, behind one small interface.
 
 A peer says its version, or what is missing. Loaded, where it is measured, it is a Picker.
 """
@@ -22,7 +22,7 @@ from benchmarks.pickers import Allocated, Ephemeral, Limit, Picker, Portpicker
 from ephemport.compat import PortAllocator
 
 INSTALL = "pip install 'ephemport[bench]'"
-# anyio's and pytest-asyncio's factories live as long as a pytest session and never give a number
+# anyio's and pytest-asyncio's factories live as long as a pytest session and never give a port
 # twice: in a range of 200 they would search forever once a session has used all of them.
 _PICKS_A_SESSION = 50
 
@@ -36,7 +36,7 @@ class Peer:
     """What is known of a competitor before it is loaded.
 
     most: how many calls one round may make; picks of some leave things behind (a TIME_WAIT, a
-    number of the portserver's) and would change what is measured after them.
+    port of the portserver) and would change what is measured after them.
     """
 
     name: str
@@ -132,7 +132,7 @@ def _portpicker(_: str) -> Picker:
 
 def _portpicker_with_server(address: str) -> Picker:
     pick = importlib.import_module("portpicker").pick_unused_port
-    # Not returned: from then on portpicker would hand out the same number without asking.
+    # Not returned: from then on portpicker would hand out the same port without asking.
     return Picker(lambda: int(pick(portserver_address=address)))
 
 

@@ -1,7 +1,7 @@
 """The small interface of all peers, and what does not fit a single function behind it.
 
-`take()` gives a number, `give_back()` ends its use, `once()` is both in a row as the peer's own
-documentation writes it, `group()` the same for several numbers.
+`take()` gives a port, `give_back()` ends its use, `once()` is both in a row as the peer's own
+documentation writes it, `group()` the same for several ports.
 """
 
 import socket
@@ -14,7 +14,7 @@ _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
 
 
 class Picker:
-    """A peer that only picks: its number belongs to nobody until the server binds."""
+    """A peer that only picks: its port belongs to nobody until the server binds."""
 
     def __init__(self, pick: Callable[[], int]) -> None:
         self.take = pick
@@ -23,11 +23,11 @@ class Picker:
         """Nothing is held, so nothing is given back."""
 
     def once(self) -> None:
-        """Take a number and end its use."""
+        """Take a port and end its use."""
         self.give_back(self.take())
 
     def group(self, count: int) -> None:
-        """Take `count` numbers and end their use."""
+        """Take `count` ports and end their use."""
         for port in [self.take() for _ in range(count)]:
             self.give_back(port)
 
@@ -110,7 +110,7 @@ class Ephemeral(Picker):
 
 
 class Allocated(Picker):
-    """The documented layer: fixed ranges, or a portserver's numbers."""
+    """The documented layer: fixed ranges, or a portserver's ports."""
 
     def __init__(self, allocator: PortAllocator) -> None:
         self._allocator = allocator

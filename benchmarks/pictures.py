@@ -106,12 +106,12 @@ def _collide(axes: Any, results: Results) -> None:
 def _cost(axes: Any, results: Results) -> None:
     found = {name: answers.cost(results, name) for name in answers.peers(results, limit=True)}
     ratios = {name: row["ratio"]["median"] for name, row in found.items() if row}
-    _bars(axes[0], list(ratios), list(ratios.values()), "one number, times the limit", log=True)
+    _bars(axes[0], list(ratios), list(ratios.values()), "one port, times the limit", log=True)
 
 
 def _growth(axes: Any, results: Results) -> None:
     for question, measure, place, label in (
-        (axes[0], "held", "held", "numbers held"),
+        (axes[0], "held", "held", "ports held"),
         (axes[1], "processes", "processes", "processes at once"),
     ):
         colours = iter(_LINES * 2)

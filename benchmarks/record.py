@@ -75,7 +75,7 @@ class Record:
         path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
 
     def collisions(self) -> list[str]:
-        """What must never happen to a number of ephemport's in ephemeral mode, and did."""
+        """What happened to a port of ephemport in ephemeral mode and must never happen."""
         return [
             f"{row[kind]} {kind.replace('_', ' ')} of {row['starts']} ({row['range']} range)"
             for row in self.rows.get("collide", [])

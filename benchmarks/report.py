@@ -27,7 +27,7 @@ def as_text(results: Results) -> str:
 
 
 def publish(path: Path, readme: Path | None = None) -> None:
-    """Draw and write what belongs to the results file at `path`."""
+    """Draw the pictures and write results.md beside the results file at `path`."""
     from benchmarks import pictures
 
     results = json.loads(path.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def _summary(results: Results, pictures: dict[str, str] | None) -> Iterable[str]
     yield from _picture(collide.NAME, collide.TITLE, pictures)
     yield _table(
         [
-            "how a number is picked", "failed starts, default range", "200-port range",
+            "how a port is picked", "failed starts, default range", "200-port range",
             "failed picks, 200-port range", "wrong answers", "one, times the limit",
             "with 10,000 held",
         ],
@@ -105,9 +105,9 @@ def _collide(results: Results) -> Iterable[str]:
                 found = answers.per_10000(results, peer, span, rest)
                 tried = answers.starts(results, peer=peer, range=span, rest=rest)
                 if found:
-                    numbers = [_number(found[kind]) for kind in KINDS]
-                    lines.append([span, rest, peer, f"{tried:,}", *numbers])
-    heads = ["range", "neighbours", "how a number is picked", "starts"]
+                    counts = [_number(found[kind]) for kind in KINDS]
+                    lines.append([span, rest, peer, f"{tried:,}", *counts])
+    heads = ["range", "neighbours", "how a port is picked", "starts"]
     yield _table([*heads, *(kind.replace("_", " ") for kind in KINDS)], lines)
 
 
@@ -126,7 +126,7 @@ def _cost(results: Results) -> Iterable[str]:
     heads = ["one" if size == 1 else f"group of {size}" for size in cost.GROUPS]
     yield _table(["time, ratio to the limit (quartiles)", *heads], lines)
     yield _table(
-        ["a held number", "resident memory", "of it Python objects", "descriptors"],
+        ["a held port", "resident memory", "of it Python objects", "descriptors"],
         (
             [row["peer"], f"{row['resident_bytes']:.0f} B", f"{row['python_bytes']:.0f} B",
              f"{row['descriptors']:.2f}"]
@@ -161,7 +161,7 @@ def _growth(results: Results) -> Iterable[str]:
     yield _table(["one, while so many processes", *map(str, growth.PROCESSES)], lines)
     for row in answers.rows(results, growth.NAME, measure="dry"):
         yield (
-            f"Fixed mode gave {row['numbers']} numbers of one category to one worker, then: "
+            f"Fixed mode gave {row['numbers']} ports of one category to one worker, then: "
             f"*{row['said'].partition('.')[0]}*"
         )
 
@@ -228,7 +228,7 @@ def _machine(results: Results) -> Iterable[str]:
         if peer not in (LIMIT.name, OURS) and text and text[0].isdigit()
         and not peer.startswith(OURS) and "+" not in peer
     )  # fmt: skip
-    note = "A quick run, good for nothing but its completion. " if results["quick"] else ""
+    note = "A quick run: its figures mean nothing. " if results["quick"] else ""
     yield (
         f"{note}{machine['date']}: {machine['cores']} cores ({machine['processor']}), "
         f"{machine['memory_gb']:g} GB, {machine['kernel']}, Python {machine['python']}, load "
@@ -239,7 +239,7 @@ def _machine(results: Results) -> Iterable[str]:
     if left_out:
         yield "Left out: " + "; ".join(left_out) + "."
     if results["interrupted"]:
-        yield "Stopped before its end: these are partial results."
+        yield "The run was stopped: these are partial results."
 
 
 def _picture(name: str, title: str, pictures: dict[str, str] | None) -> Iterable[str]:

@@ -1,7 +1,7 @@
-"""What the tests of the generated suite share: their port numbers, and the servers they start.
+"""What the tests of the generated suite share: their ports, and the servers they start.
 
 A pytest plugin (`-p benchmarks.suite_plugin`). The same tests run with ephemport and with the race
-as it is usually written; only where the numbers come from and how a server is waited for differs.
+as it is usually written; only where the ports come from and how a server is waited for differs.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def ports(request: pytest.FixtureRequest) -> Ports:
-    """Called with a count: that many port numbers."""
+    """Called with a count: that many ports."""
     if request.config.getoption("--race"):
         return lambda count: [_free_port() for _ in range(count)]
     allocator = request.getfixturevalue("port_allocator")

@@ -24,7 +24,7 @@ _LONGEST = 24 * 3600.0
 _BROKEN, _CANNOT_RUN, _STOPPED_BY_CTRL_C = 1, 2, 130
 _MIB = 1024 * 1024
 
-# How the counts read, in the order in which they are told.
+# The names of the counts, in the order of the report.
 _WORDS = {
     "restarts": "restarts of a server on its held port",
     "crashes": "servers killed by SIGKILL",

@@ -209,7 +209,7 @@ class Books:
             self.audit()
 
     def audit(self) -> None:
-        """Compare every socket of this process with the books, and the descriptors' number."""
+        """Compare every socket and the count of descriptors of this process with the books."""
         self.count(Count.AUDITS)
         self._memory.append(private_memory())
         found = [one for one in own_sockets() if one.inode not in self._leaked]

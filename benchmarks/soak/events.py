@@ -36,7 +36,7 @@ def take(books: Books) -> None:
 
 
 def take_again(books: Books) -> None:
-    """Release a port and reserve it by its number, or any if somebody was quicker."""
+    """Release a port and reserve it again, or any other if somebody was quicker."""
     kept = books.chance.choice(books.kept)
     port = kept.reservations[0].port
     books.drop(kept)

@@ -1,4 +1,4 @@
-"""The soak's servers: real sockets that bind and listen on a held port, and whoever asks them."""
+"""The soak's servers: real sockets that bind and listen on a held port, and their clients."""
 
 import random
 import socket

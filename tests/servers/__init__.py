@@ -1,1 +1,1 @@
-"""Every server that takes a port, started on a number that is held, and talked to."""
+"""Every server that takes a port, started on a held port, and talked to."""

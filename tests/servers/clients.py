@@ -110,7 +110,7 @@ def manager_call(place: Place) -> None:
 
 
 def says(expected: str, *command: str, starting_up: str | None = None) -> Client:
-    """Runs a client, with the number in place of {port}, and expects it to print the text.
+    """Runs a client, with the port in place of {port}, and expects it to print the text.
 
     `starting_up`: what a server says that listens already and is not ready yet.
     """

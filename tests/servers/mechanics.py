@@ -1,4 +1,4 @@
-"""Starting a server on a held number, talking to it, killing it, starting it again."""
+"""Starting a server on a held port, talking to it, killing it, starting it again."""
 
 import os
 import pwd
@@ -19,7 +19,7 @@ from tests.servers.row import PATH, ROOT, Place, Row
 
 PATIENCE = 30.0
 _HANDOFF = {"takeover": "takeover", "assisted": "takeover", "shadow": "shadow", "activated": "fd"}
-# What a server says, whatever it is written in, to which the number is refused.
+# What servers of any language say when the port is refused.
 _REFUSED = ("in use", "eaddrinuse", "errno 98", "eaddrnotavail")
 
 
@@ -59,7 +59,7 @@ def _try(row: Row, way: str, folder: Path) -> Outcome:
 
 
 def _start(row: Row, way: str, reservation: Reservation, folder: Path) -> "Server | None":
-    """The server, listening; None if it was refused the number. Raises whatever else goes wrong."""
+    """The server, listening; None if the port was refused. Raises whatever else goes wrong."""
     _write_files(row, Place(reservation.port, folder))
     server = Server(row, way, reservation, folder)
     try:
@@ -87,7 +87,7 @@ class Server:
         assert command is not None
         descriptor, log = tempfile.mkstemp(prefix=f"{way}-", suffix=".log", dir=folder)
         self._log = Path(log)
-        self._number = reservation.port
+        self._port = reservation.port
         began = time.monotonic()
         with open(descriptor, "wb") as output:
             self.process: subprocess.Popen[bytes] = reservation.popen(
@@ -139,7 +139,7 @@ class Server:
             for pidfd in pidfds:
                 os.close(pidfd)
         self.process.wait(PATIENCE)
-        assert not listeners(self._number), "somebody else listens"
+        assert not listeners(self._port), "somebody else listens"
 
     def __enter__(self) -> "Server":
         return self

@@ -24,7 +24,7 @@ PATH = os.pathsep.join(
     ]
 )
 
-# The ways of getting a held number, as the table's columns have them.
+# The ways of getting a held port, as the table's columns have them.
 WAYS = {
     "takeover": "By itself",
     "assisted": "Assisted",
@@ -34,7 +34,7 @@ WAYS = {
 
 
 class Place(NamedTuple):
-    """Where a server runs: its number, and the folder it was started in."""
+    """Where a server runs: its port, and the folder it was started in."""
 
     port: int
     folder: Path
@@ -71,11 +71,11 @@ def module(name: str, pypi: str = "") -> Need:
 class Row:
     """A server.
 
-    `files` are written into its folder, which is its working directory, with the number in place
+    `files` are written into its folder, which is its working directory, with the port in place
     of @PORT@ and the folder in place of @FOLDER@. `prepare` runs there once. In `command` and
-    `activated`, {port} is the number; `activated` is for `popen(activate=True)`, without it the
+    `activated`, {port} is the port; `activated` is for `popen(activate=True)`, without it the
     server takes no socket. `takes` and `takes_socket` are for the table.
-    `refuses`: the ways by which it does not get the number.
+    `refuses`: the ways by which it does not get the port.
     `core`: in the default run.
     `unprivileged`: refuses to run as root.
     """
@@ -105,7 +105,7 @@ class Row:
 
 
 # A server that sets no option. It needs help, and after a crash under a shadow, where nobody sets
-# the option for it, it meets what its last connections left behind (TIME_WAIT), as ever.
+# the option for it, it meets what its last connections left behind (TIME_WAIT), as without a hold.
 SETS_NO_OPTION = frozenset({"takeover", "shadow, again"})
 # A UDP hold is exclusive but for a shadow.
 UDP_IS_EXCLUSIVE = frozenset({"takeover"})

@@ -13,33 +13,33 @@ COMMAND = "pytest tests/servers --servers all --servers-table docs/servers.md"
 HEADER = """\
 # Servers
 
-A number is only worth holding if every server can get it. Each row below is a server that was
-really started on a held number, talked to in its own protocol, killed, started again on the same
-number, and talked to again, once for each column. The table is written by the run itself:
+A held port is useful only if every server can take it over. Each row below is a server that the
+tests started on a held port, talked to in its own protocol, killed, started again on the same port,
+and talked to again, once for each column. The test run itself writes the table:
 
     apt-get install {apt}
     pip install -e '.[servers,torch]'
     {command}
 
-The default run of the tests has the rows in bold, and needs no more than
+The default test run has only the rows in bold. It needs only
 
     apt-get install {core_apt}
 
-- **By itself**: `reserve()` and `popen([...])`; or start it whichever way you like.
+- **By itself**: `reserve()` and `popen([...])`, or any other way to start the server.
 - **Assisted**: `popen([...], assist=True)`, for servers that set neither SO_REUSEADDR nor
   SO_REUSEPORT, and for UDP, whose hold is exclusive.
 - **Over a shadow**: `reserve(handoff="shadow")`, for such servers when somebody else starts them.
-  The shadow is on ::1, in the way of a server that binds both families with one socket on `::`.
-- **By socket**: `popen([...], activate=True)`, or the socket of `listen()`: the server is given
-  the socket itself, and this is how it is told; "-": it takes none. The socket blocks, as
-  systemd's do: before Tornado's `add_socket()` it wants a `setblocking(False)`. For Java's
-  `inheritedChannel()` it must be descriptor 0, as inetd has it: `sh -c 'exec java ... <&3'`.
-- **Comes back**: after SIGKILL, on the same number, by each of the ways by which it took over. A
+  The shadow is on ::1. It conflicts with a server that binds both families with one socket on `::`.
+- **By socket**: `popen([...], activate=True)`, or the socket of `listen()`. The server gets the
+  socket itself; the cell says by which setting. "-": the server takes no socket. The socket is in
+  blocking mode, as with systemd: call `setblocking(False)` before Tornado's `add_socket()`. For
+  Java's `inheritedChannel()` it must be descriptor 0, as with inetd: `sh -c 'exec java ... <&3'`.
+- **Comes back**: after SIGKILL, on the same port, in each of the ways in which it took over. A
   server that sets no option does not come back over a shadow while its last connections are in
-  TIME_WAIT, which is what happens to it without a hold too.
-- **Listens after**: from `popen()` until `wait_listening(process=...)` returned, the best of all
-  starts but those by socket; here, once, and rounded. When the table is written again, a time
-  stays as it is unless it is off by more than a factor of three.
+  TIME_WAIT. The same happens without a hold.
+- **Listens after**: the time from `popen()` until `wait_listening(process=...)` returned, the
+  shortest of all starts except those by socket; measured once on one machine, and rounded. When the
+  table is written again, a time changes only if it differs by more than a factor of three.
 
 """
 
@@ -66,7 +66,7 @@ def cells(row: Row, outcomes: Mapping[str, Outcome]) -> list[str]:
 
 
 def write(path: Path, rows: Sequence[Row], measured: Mapping[str, list[str]]) -> None:
-    """Write the table; rows that were not measured this time stay as they are in the file."""
+    """Write the table; rows that this run did not measure stay as they are in the file."""
     before = _read(path)
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
     for row in rows:
@@ -104,8 +104,8 @@ def _rounded(seconds: float) -> str:
 
 
 def _alike(old: str, new: str) -> bool:
-    numbers = [re.match(r"([0-9.]+) s$", text) for text in (old, new)]
-    if not all(numbers):
+    matches = [re.match(r"([0-9.]+) s$", text) for text in (old, new)]
+    if not all(matches):
         return False
-    low, high = sorted(float(found[1]) for found in numbers if found)
+    low, high = sorted(float(found[1]) for found in matches if found)
     return high <= 3 * low

@@ -1,4 +1,4 @@
-"""Every server gets its number, by the ways that its row says and by no other."""
+"""Every server gets its port in the ways that its row names, and in no other."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def identity(row: Row) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=identity)
-def test_server_gets_its_number(
+def test_server_gets_its_port(
     row: Row, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     missing = row.missing()
