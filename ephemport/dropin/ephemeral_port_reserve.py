@@ -41,7 +41,10 @@ def reserve(ip: str = LOCALHOST, port: int | str = 0) -> int:
 
 def main() -> NoReturn:
     """Print a port. It is free again when this process ends (see `ephemport reserve --for`)."""
-    print(reserve(*sys.argv[1:]))
+    try:
+        print(reserve(*sys.argv[1:]))
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"{sys.argv[0]}: {error}")
     sys.exit(0)
 
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from ephemport._arguments import checked_port, port_or_any, text
+from ephemport._arguments import checked_port, port_or_any, seconds, text
 from ephemport._errors import EphemportError
 from ephemport.dropin import _kept
 
@@ -207,14 +207,19 @@ def main(argv: list[str]) -> NoReturn:
 
         print(f"{argv[0]} usage:\n\n{inspect.getdoc(main)}")
         sys.exit(1)
-    port = pick_unused_port(pid=int(argv[1]) if len(argv) > 1 else os.getppid())
+    try:
+        pid = int(argv[1]) if len(argv) > 1 else os.getppid()
+        time = seconds(float(argv[2]), "SECONDS") if len(argv) > 2 else None
+        port = pick_unused_port(pid=pid)
+    except (ValueError, NoFreePortFoundError) as error:
+        sys.exit(f"{argv[0]}: {error}")
     print(port, flush=True)
-    if len(argv) > 2 and port in _random_ports:
-        _hold_for(port, float(argv[2]))
+    if time is not None and port in _random_ports:
+        _hold_for(port, time)
     sys.exit(0)
 
 
-def _hold_for(port: int, seconds: float) -> None:
+def _hold_for(port: int, time: float) -> None:
     import subprocess
 
     # Adopted and not inherited: a hold ends in a forked child.
@@ -224,7 +229,7 @@ def _hold_for(port: int, seconds: float) -> None:
         "    time.sleep(float(sys.argv[2]))"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", source, _kept.share(port), str(seconds)],
+        [sys.executable, "-c", source, _kept.share(port), str(time)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

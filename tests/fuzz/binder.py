@@ -43,6 +43,7 @@ class Memory:
     def put(self, data: bytes, where: str) -> int:
         """Write an address there and return where it begins."""
         data = data[:_PAGE]
+        self._map[:_PAGE] = bytes(_PAGE)
         begin = {"edge": _PAGE - len(data), "odd": 1}.get(where, 0)
         self._map[begin : begin + len(data)] = data
         return self.start + begin

@@ -71,7 +71,7 @@ FOUND: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "an empty command": (lambda: popen([]), ValueError, "the program to start"),
     "a command that is a port": (lambda: popen(8080), TypeError, "args must be a sequence"),
-    "a command without end": (lambda: popen(repeat("x")), ValueError, "more than 1,000,000 items"),
+    "a command without end": (lambda: popen(repeat(b"x")), ValueError, "more than 1,000,000 items"),
     "an argument that is no text": (
         lambda: popen(["true", None]),
         TypeError,

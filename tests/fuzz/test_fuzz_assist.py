@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from ephemport import ReservationGroup, reserve
 from tests.core.helpers import bound
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 from tests.fuzz.watch import Watch, bound_now
 
@@ -151,7 +152,7 @@ def fuzz_calls() -> None:
     with assisted_and_not() as (ports, assisted, plain):
 
         @given(st.lists(calls(ports), min_size=1, max_size=6))
-        @examples(500)
+        @examples(150)
         def some_calls(some: list[dict[str, Any]]) -> None:
             expected = plain.call(some)
             answered = assisted.call(some)
@@ -186,7 +187,7 @@ def fuzz_threads() -> None:
     with assisted_and_not() as (ports, assisted, _):
 
         @given(st.lists(calls(ports), min_size=1, max_size=6), st.booleans())
-        @examples(60)
+        @examples(40)
         def some_calls(some: list[dict[str, Any]], changing: bool) -> None:
             if changing:
                 # Nobody may take away a page that another writes to.
@@ -205,7 +206,7 @@ def fuzz_threads() -> None:
 def fuzz_ends() -> None:
     """The program is killed while its calls are answered: nothing is left, and nothing hangs."""
     watch = Watch()
-    for _ in range(5):
+    for _ in range(3):
         with assisted_and_not() as (ports, assisted, _):
             address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", ports.udp) + bytes(12)
             call = {"kind": "udp4", "where": "good", "length": 16, "above": 0}
@@ -216,13 +217,5 @@ def fuzz_ends() -> None:
     watch.check_lock()
 
 
-def test_calls(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_calls)
-
-
-def test_threads(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_threads)
-
-
-def test_ends(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_ends)
+def test_assistance(fuzz: Fuzz) -> None:
+    fuzz(fuzz_calls, fuzz_threads, fuzz_ends)

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from hypothesis.strategies import SearchStrategy
 
 from ephemport.cli import _parser
 from tests.fuzz.command import Ran, import_all, run
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 from tests.fuzz.watch import Watch
 
@@ -204,7 +205,7 @@ def fuzz_command() -> None:
     )
 
     @given(lines(), st.one_of(st.just({}), st.just({}), streams))
-    @examples(250)
+    @examples(100)
     def one_line(arguments: list[str], odd: dict[int, str]) -> None:
         ran = run(arguments, odd)
         end_children(expected=any(one.startswith("--f") for one in arguments))
@@ -214,5 +215,5 @@ def fuzz_command() -> None:
     one_line()
 
 
-def test_command(fuzz: Callable[[Callable[[], None]], None]) -> None:
+def test_command(fuzz: Fuzz) -> None:
     fuzz(fuzz_command)

@@ -1,8 +1,6 @@
-"""The documented layer and the drop-ins, with anything."""
+"""The documented layer, with anything, in both of its modes."""
 
 import os
-import socket
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ from hypothesis import strategies as st
 
 from ephemport import EphemportError, compat
 from ephemport._allocator import forget_default_allocator
-from ephemport.dropin import _kept, ephemeral_port_reserve, fixtures, port_for, portpicker
 from tests.fuzz import values
 from tests.fuzz.calls import Call, Calls, call_of, put_away, try_all, with_what_it_is_called_on
+from tests.fuzz.conftest import Fuzz
 
 LOCKS = str(Path("locks").resolve())
 
@@ -83,6 +81,7 @@ COMPAT: Calls = {
     "PortAllocator.port_range_context": of_allocator("port_range_context", **MANY),
     "PortAllocator.release_port": of_allocator("release_port", port=some_port),
     "PortAllocator.reservation": of_allocator("reservation", port=some_port).may_raise(KeyError),
+    "PortAllocator.release_all": of_allocator("release_all"),
     "PortAllocator.get_worker_info": of_allocator("get_worker_info"),
     "allocate_port": call_of(compat.allocate_port, **ALLOCATING),
     "allocate_port_range": call_of(compat.allocate_port_range, **MANY),
@@ -110,106 +109,16 @@ COMPAT: Calls = {
 }
 
 
-def factory(_kind: socket.SocketKind, family: Any = None) -> None:
-    made = fixtures.FreePortFactory(_kind, None)
-    try:
-        made(family)
-        made(family)
-    finally:
-        made._give_back()
-
-
-port_sets = st.one_of(
-    st.none(),
-    some_port,
-    st.just(-1),
-    st.just("8000"),
-    st.tuples(values.ports, values.ports),
-    st.sets(values.ports, max_size=3),
-    st.lists(st.one_of(values.ports, st.tuples(values.ports, values.ports)), max_size=3),
-)
-kinds = st.sampled_from([socket.SOCK_STREAM, socket.SOCK_DGRAM])
-addresses = st.sampled_from([None, "", "@nobody", "/nosuch", "@" + "x" * 200, "\0"])
-DROPIN: Calls = {
-    "ephemeral_port_reserve.reserve": call_of(
-        ephemeral_port_reserve.reserve, ip=hosts, port=st.one_of(some_port, st.just("40000"))
-    ).may_raise(OSError),
-    "port_for.get_port": call_of(
-        port_for.get_port,
-        ports=port_sets,
-        exclude_ports=values.excluded,
-    ).may_raise(port_for.PortForException),
-    "port_for.select_random": call_of(
-        port_for.select_random,
-        ports=st.one_of(st.none(), st.sets(values.ports, max_size=3)),
-        exclude_ports=values.excluded,
-    ).may_raise(port_for.PortForException),
-    "port_for.is_available": call_of(port_for.is_available, port=some_port),
-    "port_for.available_ports": call_of(
-        port_for.available_ports,
-        low=some_port,
-        high=some_port,
-        exclude_ranges=st.lists(st.tuples(values.ports, values.ports), max_size=2),
-    ),
-    "portpicker.add_reserved_port": call_of(portpicker.add_reserved_port, port=some_port),
-    "portpicker.return_port": call_of(portpicker.return_port, port=some_port),
-    "portpicker.bind": call_of(
-        portpicker.bind, port=some_port, socket_type=kinds, socket_proto=st.just(0)
-    ),
-    "portpicker.is_port_free": call_of(portpicker.is_port_free, port=some_port),
-    "portpicker.pick_unused_port": call_of(
-        portpicker.pick_unused_port,
-        pid=st.one_of(st.none(), values.numbers),
-        portserver_address=addresses,
-    ).may_raise(portpicker.NoFreePortFoundError),
-    "portpicker.get_port_from_port_server": call_of(
-        portpicker.get_port_from_port_server,
-        portserver_address=addresses,
-        pid=st.one_of(st.none(), values.numbers),
-    ),
-    "fixtures.FreePortFactory.__call__": with_what_it_is_called_on(
-        call_of(
-            fixtures.FreePortFactory.__call__,
-            family=st.sampled_from([None, socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]),
-        ),
-        factory,
-        _kind=kinds,
-    ),
-}
-
-
-DROPIN = {name: call._replace(lenient=True) for name, call in DROPIN.items()}
-
-
-def forget_all() -> None:
-    forget_default_allocator()
-    _kept._let_all_go()
-    for known in (portpicker._free_ports, portpicker._owned_ports, portpicker._random_ports):
-        known.clear()
-
-
 def fuzz_compat() -> None:
-    try_all(COMPAT, 600, forget_all)
+    try_all(COMPAT, 200, forget_default_allocator)
 
 
 def fuzz_compat_fixed() -> None:
     os.environ.update(EPHEMPORT_MODE="fixed", EPHEMPORT_LOCK_DIR=LOCKS)
     with suppress(EphemportError):
         compat.PortAllocator()
-    try_all(COMPAT, 300, forget_all)
+    try_all(COMPAT, 80, forget_default_allocator)
 
 
-def fuzz_dropin() -> None:
-    try_all(DROPIN, 400, forget_all)
-
-
-def test_compat(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_compat)
-
-
-def test_compat_in_fixed_ranges(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_compat_fixed)
-
-
-def test_dropin(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_dropin)
+def test_compat(fuzz: Fuzz) -> None:
+    fuzz(fuzz_compat, fuzz_compat_fixed)

@@ -8,7 +8,6 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from ephemport import PortsExhausted
 from ephemport.compat import PortAllocator
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 from tests.fuzz.watch import Watch
 
@@ -163,7 +163,7 @@ def fuzz_lock_files() -> None:
     watch = Watch()
 
     @given(entries, st.sampled_from([13000, 13001, 13050]), st.sampled_from([True, *[False] * 9]))
-    @examples(150)
+    @examples(90)
     def one_folder(some: list[Entry], wanted: int, to_the_end: bool) -> None:
         for folder in (FOLDER, OUTSIDE):
             shutil.rmtree(folder, ignore_errors=True)
@@ -214,5 +214,5 @@ def use_everything(allocator: PortAllocator, free: int) -> None:
         allocator.allocate_port()
 
 
-def test_lock_files(fuzz: Callable[[Callable[[], None]], None]) -> None:
+def test_lock_files(fuzz: Fuzz) -> None:
     fuzz(fuzz_lock_files)

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from ephemport import Reservation, diagnose, holders, listeners, port_map, reserve, wait_listening
 from tests.fuzz import values
 from tests.fuzz.calls import Call, Calls, call_of, try_all, with_what_it_is_called_on
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.test_fuzz_reserving import GOOD
 
 
@@ -118,8 +118,8 @@ LOOKING: Calls = {
 
 
 def fuzz_looking() -> None:
-    try_all(LOOKING, 600, port_map.release)
+    try_all(LOOKING, 200, port_map.release)
 
 
-def test_looking(fuzz: Callable[[Callable[[], None]], None]) -> None:
+def test_looking(fuzz: Fuzz) -> None:
     fuzz(fuzz_looking)

@@ -1,7 +1,6 @@
 """popen() of reservations and groups: arguments of every kind, activation, assistance."""
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from ephemport import Reservation, ReservationGroup, reserve, reserve_many
 from tests.fuzz import values
 from tests.fuzz.calls import Calls, call_of, put_away, try_all, with_what_it_is_called_on
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.test_fuzz_reserving import GOOD
 
 # What Popen raises, passed on.
@@ -84,8 +84,8 @@ STARTING: Calls = {
 
 
 def fuzz_starting() -> None:
-    try_all(STARTING, 300)
+    try_all(STARTING, 100)
 
 
-def test_starting(fuzz: Callable[[Callable[[], None]], None]) -> None:
+def test_starting(fuzz: Fuzz) -> None:
     fuzz(fuzz_starting)

@@ -1,6 +1,5 @@
 """reserve(), reserve_many(), reservations and groups, with whatever a caller may pass."""
 
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -8,6 +7,7 @@ from hypothesis import strategies as st
 from ephemport import Reservation, ReservationGroup, reserve, reserve_many
 from tests.fuzz import values
 from tests.fuzz.calls import Call, Calls, call_of, put_away, try_all, with_what_it_is_called_on
+from tests.fuzz.conftest import Fuzz
 
 TERMS = {
     "host": st.one_of(values.hosts, values.strange_hosts),
@@ -79,8 +79,8 @@ RESERVING: Calls = {
 
 
 def fuzz_reserving() -> None:
-    try_all(RESERVING, 600)
+    try_all(RESERVING, 250)
 
 
-def test_reserving(fuzz: Callable[[Callable[[], None]], None]) -> None:
+def test_reserving(fuzz: Fuzz) -> None:
     fuzz(fuzz_reserving)

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ephemport import EphemportError, Reservation, adopt, reserve
 from tests.core.helpers import bound
 from tests.fuzz.calls import Calls, call_of, try_all
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 from tests.fuzz.watch import Watch, only_documented
 
@@ -131,7 +132,7 @@ def fuzz_giver() -> None:
     watch = Watch()
 
     @given(st.sampled_from(["tcp", "udp", "both"]), st.lists(steps, max_size=8))
-    @examples(250)
+    @examples(80)
     def one_script(protocol: str, script: list[Step]) -> None:
         with reserve(protocol=protocol) as given_away:
             token = given_away.share()
@@ -220,7 +221,7 @@ def fuzz_adopter() -> None:
     token = f"{PREFIX}:{'a' * 32}:{SECRET}"
 
     @given(givers)
-    @examples(400)
+    @examples(120)
     def one_giver(giver: Giver) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, reserve() as held:
             listener.bind(address(token))
@@ -252,16 +253,8 @@ ADOPTING: Calls = {
 
 
 def fuzz_tokens() -> None:
-    try_all(ADOPTING, 150)
+    try_all(ADOPTING, 30)
 
 
-def test_giver(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_giver)
-
-
-def test_adopter(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_adopter)
-
-
-def test_tokens(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_tokens)
+def test_sharing(fuzz: Fuzz) -> None:
+    fuzz(fuzz_giver, fuzz_adopter, fuzz_tokens)

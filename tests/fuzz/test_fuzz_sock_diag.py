@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,6 +16,7 @@ from ephemport import reserve
 from ephemport._kernel import lookup, sockets
 from ephemport._kernel.sockets import SocketRecord, State, _dump, _parse, _Query, _requests
 from tests.core.helpers import bound, leave_time_wait
+from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 
 _SECONDS = 10
@@ -135,11 +136,11 @@ def fuzz_answers() -> None:
             for protocol, all_ in real.items()
             for answer in all_
         ),
-        st.tuples(st.sampled_from(["tcp", "udp"]), st.binary(max_size=200)),
+        st.tuples(st.sampled_from(["tcp", "udp"]), st.binary(max_size=100)),
     )
 
     @given(some)
-    @examples(1500)
+    @examples(700)
     def one_answer(told: tuple[str, bytes]) -> None:
         protocol, data = told
         records: list[SocketRecord] = []
@@ -166,11 +167,11 @@ def fuzz_answers() -> None:
 
 def fuzz_lookups() -> None:
     """Both answers of a look-up: a socket, and that there is none."""
-    with bound(40101) as server:
+    with bound(40111) as server:
         server.listen()
         requests = [
             lookup._request(socket.AF_INET, socket.IPPROTO_TCP, socket.inet_aton("127.0.0.1"), port)
-            for port in (40101, 40102)
+            for port in (40111, 40112)
         ]
         real = []
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, sockets.NETLINK_SOCK_DIAG) as diag:
@@ -181,7 +182,7 @@ def fuzz_lookups() -> None:
         assert lookup._inode(real[1]) is None
 
     @given(st.one_of(*map(altered, real), st.binary(max_size=100)))
-    @examples(1000)
+    @examples(300)
     def one_answer(data: bytes) -> None:
         with only_os_errors():
             inode = lookup._inode(data)
@@ -190,9 +191,5 @@ def fuzz_lookups() -> None:
     one_answer()
 
 
-def test_listings(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_answers)
-
-
-def test_lookups(fuzz: Callable[[Callable[[], None]], None]) -> None:
-    fuzz(fuzz_lookups)
+def test_sock_diag(fuzz: Fuzz) -> None:
+    fuzz(fuzz_answers, fuzz_lookups)

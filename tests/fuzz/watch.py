@@ -56,6 +56,8 @@ def check_documented(
     wrong inside. `also` are those that a call is documented to pass on from elsewhere. `lenient`
     does not ask where it was raised.
     """
+    # Python's own warnings of what was passed are errors here (-W error).
+    also = (*also, Warning) if lenient else also
     origin = Origin.OURS if lenient else origin_of(error)
     if isinstance(error, Theirs) or (isinstance(error, also) and origin is not Origin.WITHIN):
         return

@@ -1,0 +1,90 @@
+"""The drop-ins' calls. Importing them wraps `bind()` of every socket, so only fuzzers do it."""
+
+import socket
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ephemport.dropin import _kept, ephemeral_port_reserve, fixtures, port_for, portpicker
+from tests.fuzz import values
+from tests.fuzz.calls import Calls, call_of, with_what_it_is_called_on
+
+hosts = st.one_of(values.hosts, values.strange_hosts)
+some_port = st.one_of(values.ports, st.sampled_from([0, 13000, 13001, 10000, values.Number.LOW]))
+
+
+def factory(_kind: socket.SocketKind, family: Any = None) -> None:
+    made = fixtures.FreePortFactory(_kind, None)
+    try:
+        made(family)
+        made(family)
+    finally:
+        made._give_back()
+
+
+port_sets = st.one_of(
+    st.none(),
+    some_port,
+    st.just(-1),
+    st.just("8000"),
+    st.tuples(values.ports, values.ports),
+    st.sets(values.ports, max_size=3),
+    st.lists(st.one_of(values.ports, st.tuples(values.ports, values.ports)), max_size=3),
+)
+kinds = st.sampled_from([socket.SOCK_STREAM, socket.SOCK_DGRAM])
+addresses = st.sampled_from([None, "", "@nobody", "/nosuch", "@" + "x" * 200, "\0"])
+DROPIN: Calls = {
+    "ephemeral_port_reserve.reserve": call_of(
+        ephemeral_port_reserve.reserve, ip=hosts, port=st.one_of(some_port, st.just("40000"))
+    ).may_raise(OSError),
+    "port_for.get_port": call_of(
+        port_for.get_port,
+        ports=port_sets,
+        exclude_ports=values.excluded,
+    ).may_raise(port_for.PortForException),
+    "port_for.select_random": call_of(
+        port_for.select_random,
+        ports=st.one_of(st.none(), st.sets(values.ports, max_size=3)),
+        exclude_ports=values.excluded,
+    ).may_raise(port_for.PortForException),
+    "port_for.is_available": call_of(port_for.is_available, port=some_port),
+    "port_for.available_ports": call_of(
+        port_for.available_ports,
+        low=some_port,
+        high=some_port,
+        exclude_ranges=st.lists(st.tuples(values.ports, values.ports), max_size=2),
+    ),
+    "portpicker.add_reserved_port": call_of(portpicker.add_reserved_port, port=some_port),
+    "portpicker.return_port": call_of(portpicker.return_port, port=some_port),
+    "portpicker.bind": call_of(
+        portpicker.bind, port=some_port, socket_type=kinds, socket_proto=st.just(0)
+    ),
+    "portpicker.is_port_free": call_of(portpicker.is_port_free, port=some_port),
+    "portpicker.pick_unused_port": call_of(
+        portpicker.pick_unused_port,
+        pid=st.one_of(st.none(), values.numbers),
+        portserver_address=addresses,
+    ).may_raise(portpicker.NoFreePortFoundError),
+    "portpicker.get_port_from_port_server": call_of(
+        portpicker.get_port_from_port_server,
+        portserver_address=addresses,
+        pid=st.one_of(st.none(), values.numbers),
+    ),
+    "fixtures.FreePortFactory.__call__": with_what_it_is_called_on(
+        call_of(
+            fixtures.FreePortFactory.__call__,
+            family=st.sampled_from([None, socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]),
+        ),
+        factory,
+        _kind=kinds,
+    ),
+}
+
+
+DROPIN = {name: call._replace(lenient=True) for name, call in DROPIN.items()}
+
+
+def forget_all() -> None:
+    _kept._let_all_go()
+    for known in (portpicker._free_ports, portpicker._owned_ports, portpicker._random_ports):
+        known.clear()
