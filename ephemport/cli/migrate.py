@@ -14,7 +14,7 @@ from ephemport.migrate import Result, migrate
 from ephemport.migrate.codes import explain, selected, table
 
 _EPILOG = f"""\
-codes (--explain CODE says more; `# noqa: CODE` on a line silences it and keeps its number):
+codes (--explain CODE says more; `# noqa: CODE` on a line silences it and keeps its port):
 {table()}
 
 exit status: 0 nothing found (with --write: nothing left), 1 something found, 2 bad usage
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "migrate",
         help="find hard-coded ports in a test suite, and replace them by held ones",
-        description="Find hard-coded ports as a linter does. With --write, replace every number "
+        description="Find hard-coded ports as a linter does. With --write, replace every port "
         "whose uses can all be replaced, by the documented fixtures or by port_map[NUMBER]; "
         "report the others with the reason.",
         epilog=_EPILOG,
@@ -44,8 +44,8 @@ def add_parser(commands: Any) -> None:
         "--style",
         choices=("auto", "map", "fixtures"),
         default="auto",
-        help="auto: fixtures where all uses of a number lie in one function, port_map elsewhere "
-        "(default); map: port_map everywhere; fixtures: leave and report shared numbers",
+        help="auto: fixtures where all uses of a port lie in one function, port_map elsewhere "
+        "(default); map: port_map everywhere; fixtures: leave and report shared ports",
     )
     parser.add_argument("--select", metavar="CODES", help="only these, separated by commas")
     parser.add_argument("--ignore", metavar="CODES", help="not these, separated by commas")
@@ -102,10 +102,12 @@ def _summarise(options: argparse.Namespace, result: Result) -> None:
     replaced = f"{_counted(result.replaced, 'use')} replaced"
     files = _counted(len(result.after), "file")
     if options.write:
-        told = f"{replaced} in {files}, {_counted(left, 'finding')} left"
+        summary = f"{replaced} in {files}, {_counted(left, 'finding')} left"
     else:
-        told = f"{_counted(found, 'finding')}, {left} to be left; {replaced} in {files} by --write"
-    print(f"ephemport: {told}", file=sys.stderr)
+        summary = (
+            f"{_counted(found, 'finding')}, {left} to be left; {replaced} in {files} by --write"
+        )
+    print(f"ephemport: {summary}", file=sys.stderr)
     if options.write and any("(left: " in one.message for one in result.left):
         print(
             "ephemport: what is left can still collide under -n; "

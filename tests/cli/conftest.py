@@ -26,7 +26,7 @@ class Done(NamedTuple):
     stderr: str
 
     @property
-    def numbers(self) -> list[int]:
+    def ports(self) -> list[int]:
         return [int(line) for line in self.stdout.splitlines()]
 
 
@@ -110,15 +110,15 @@ def ended(process: subprocess.Popen[str]) -> Done:
     return Done(process.returncode, stdout, stderr)
 
 
-def told(stderr: str) -> dict[str, int]:
-    """The names and numbers of the one line on standard error."""
+def reported(stderr: str) -> dict[str, int]:
+    """The names and ports of the one line on standard error."""
     found = re.fullmatch(r"ephemport: ((?:[A-Za-z_]\w*=\d+ ?)+)\n", stderr)
     assert found, stderr
-    return {name: int(number) for name, number in (p.split("=") for p in found[1].split())}
+    return {name: int(port) for name, port in (p.split("=") for p in found[1].split())}
 
 
 def can_bind(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
-    """Whether we, who are another process, could have the number on any address."""
+    """Whether we, who are another process, could have the port on any address."""
     had = []
     for address in "127.0.0.1", "0.0.0.0", "127.0.0.7":
         with socket.socket(socket.AF_INET, kind) as sock:

@@ -1,4 +1,4 @@
-"""`ephemport reserve`: numbers that are held until somebody says so."""
+"""`ephemport reserve`: ports that are held until the input closes or a signal arrives."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ Eventually = Callable[[Callable[[], Any]], Any]
 
 
 def serve(port: int) -> None:
-    """Take the number over, and have it answer."""
+    """Take the port over, and answer on it."""
     with (
         socket.create_server(("127.0.0.1", port)),
         socket.create_connection(("127.0.0.1", port), timeout=30),
@@ -52,15 +52,15 @@ def test_held_until_a_signal(cli: Cli, number: signal.Signals) -> None:
     assert list((cli.folder / "locks").iterdir()) == []
 
 
-def test_one_number_is_the_default(cli: Cli) -> None:
+def test_one_port_is_the_default(cli: Cli) -> None:
     done = cli.run("reserve")
-    assert (done.status, len(done.numbers), done.stderr) == (0, 1, "")
+    assert (done.status, len(done.ports), done.stderr) == (0, 1, "")
 
 
 def test_without_any_standard_input(cli: Cli) -> None:
     process = cli.start_anything("sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "reserve")
     done = ended(process)
-    assert (done.status, len(done.numbers), done.stderr) == (0, 1, "")
+    assert (done.status, len(done.ports), done.stderr) == (0, 1, "")
 
 
 def test_protocol_and_handoff(cli: Cli) -> None:
@@ -82,7 +82,7 @@ def test_protocol_and_handoff(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["-n", "-1"], "-n takes how many ports, from 1 up to 65535, not -1"),
         (["-n", "x"], "invalid int value: 'x'"),
@@ -99,10 +99,10 @@ def test_protocol_and_handoff(cli: Cli) -> None:
         (["--", "what"], "unrecognized arguments: -- what"),
     ],
 )
-def test_bad_usage(cli: Cli, arguments: list[str], told: str) -> None:
+def test_bad_usage(cli: Cli, arguments: list[str], expected: str) -> None:
     done = cli.run("reserve", *arguments)
     assert (done.status, done.stdout) == (2, "")
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 

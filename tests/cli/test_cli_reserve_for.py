@@ -17,7 +17,7 @@ Eventually = Callable[[Callable[[], Any]], Any]
 
 @pytest.fixture
 def somebody() -> Iterator[subprocess.Popen[bytes]]:
-    """A process to hold numbers for; it ends with its standard input."""
+    """A process to hold ports for; it ends with its standard input."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
         yield process
 
@@ -31,8 +31,8 @@ def test_held_until_the_process_ends(
     cli: Cli, somebody: subprocess.Popen[bytes], eventually: Eventually, end: str
 ) -> None:
     done = cli.run("reserve", "--for", str(somebody.pid))
-    assert (done.status, len(done.numbers), done.stderr) == (0, 1, "")
-    (port,) = done.numbers
+    assert (done.status, len(done.ports), done.stderr) == (0, 1, "")
+    (port,) = done.ports
     assert len(holder_for(somebody)) == 1
     assert not can_bind(port)
     with (
@@ -50,16 +50,16 @@ def test_held_until_the_process_ends(
     assert can_bind(port)
 
 
-def test_several_numbers_in_fixed_mode(
+def test_several_ports_in_fixed_mode(
     cli: Cli, somebody: subprocess.Popen[bytes], eventually: Eventually
 ) -> None:
     done = cli.run("reserve", "-n", "3", "--mode", "fixed", "--for", str(somebody.pid))
     assert (done.status, done.stderr) == (0, "")
-    assert len(set(done.numbers)) == 3
-    assert set(done.numbers) <= set(range(13000, 13100))
-    assert not any(map(can_bind, done.numbers))
+    assert len(set(done.ports)) == 3
+    assert set(done.ports) <= set(range(13000, 13100))
+    assert not any(map(can_bind, done.ports))
     locks = cli.folder / "locks"
-    assert {int(path.stem) for path in locks.iterdir()} == set(done.numbers)
+    assert {int(path.stem) for path in locks.iterdir()} == set(done.ports)
     somebody.communicate()
     eventually(lambda: not holder_for(somebody))
     assert list(locks.iterdir()) == []
@@ -83,7 +83,7 @@ def test_in_a_shell_that_names_itself(cli: Cli, eventually: Eventually) -> None:
 def test_the_background_process_keeps_no_descriptor(
     cli: Cli, somebody: subprocess.Popen[bytes]
 ) -> None:
-    # Whoever reads the other end, a test runner's fd 3 say, would wait for it.
+    # The reader of the other end, for example a test runner's fd 3, would wait for it.
     reader, writer = os.pipe()
     with open(reader), open(writer, "w"):
         done = cli.run("reserve", "--for", str(somebody.pid), pass_fds=[writer])
@@ -92,7 +92,7 @@ def test_the_background_process_keeps_no_descriptor(
         folder = f"/proc/{holder}/fd"
         open_there = [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
         assert os.readlink(f"/proc/self/fd/{writer}") not in open_there
-    assert not can_bind(done.numbers[0])
+    assert not can_bind(done.ports[0])
 
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- 2>&-", ">&-"])
@@ -105,7 +105,7 @@ def test_with_closed_streams_it_is_held_all_the_same(
     shell = cli.start_anything("sh", "-c", script, "sh", *COMMAND, *arguments)
     stdout, _ = shell.communicate(timeout=60)
     if closed == ">&-":
-        # Nobody was told the numbers: whatever it answers, it has to return.
+        # Nobody has the ports: the command has to return with any answer.
         assert stdout == ""
         return
     assert shell.returncode == 0
@@ -120,7 +120,7 @@ def test_the_terminals_signals_do_not_reach_it(cli: Cli, somebody: subprocess.Po
     done = cli.run("reserve", "--for", str(somebody.pid), start_new_session=True)
     (holder,) = holder_for(somebody)
     assert os.getsid(holder) == holder != os.getsid(0)
-    assert not can_bind(done.numbers[0])
+    assert not can_bind(done.ports[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
@@ -130,7 +130,7 @@ def test_the_background_process_may_be_ended(
     done = cli.run("reserve", "--for", str(somebody.pid))
     (holder,) = holder_for(somebody)
     os.kill(holder, number)
-    eventually(lambda: can_bind(done.numbers[0]))
+    eventually(lambda: can_bind(done.ports[0]))
 
 
 def test_no_such_process(cli: Cli) -> None:
@@ -152,16 +152,16 @@ def test_what_no_process_can_have_as_its_id(cli: Cli) -> None:
 
 def test_a_thread_is_no_process(cli: Cli) -> None:
     ids: list[int] = []
-    told, end = threading.Event(), threading.Event()
+    ready, end = threading.Event(), threading.Event()
 
     def work() -> None:
         ids.append(threading.get_native_id())
-        told.set()
+        ready.set()
         end.wait(60)
 
     thread = threading.Thread(target=work)
     thread.start()
-    told.wait(60)
+    ready.wait(60)
     done = cli.run("reserve", "--for", str(ids[0]))
     end.set()
     thread.join()

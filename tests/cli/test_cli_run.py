@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 import ephemport.cli
-from tests.cli.conftest import Cli, line, told
+from tests.cli.conftest import Cli, line, reported
 
 # Says what it was given.
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
@@ -22,23 +22,23 @@ def shown(stdout: str) -> tuple[list[str], dict[str, str]]:
     return arguments, environment
 
 
-def test_numbers_in_arguments_and_environment(cli: Cli) -> None:
+def test_ports_in_arguments_and_environment(cli: Cli) -> None:
     done = cli.run("run", "-p", "HTTP", "-p", "GRPC", *SHOW_IT, "--http", "{HTTP}", "[::1]:{GRPC}")
     assert done.status == 0
-    numbers = told(done.stderr)
-    assert list(numbers) == ["HTTP", "GRPC"]
-    assert numbers["HTTP"] != numbers["GRPC"]
+    ports = reported(done.stderr)
+    assert list(ports) == ["HTTP", "GRPC"]
+    assert ports["HTTP"] != ports["GRPC"]
     arguments, environment = shown(done.stdout)
-    assert arguments == ["--http", str(numbers["HTTP"]), f"[::1]:{numbers['GRPC']}"]
-    assert environment["HTTP"] == str(numbers["HTTP"])
-    assert environment["GRPC"] == str(numbers["GRPC"])
+    assert arguments == ["--http", str(ports["HTTP"]), f"[::1]:{ports['GRPC']}"]
+    assert environment["HTTP"] == str(ports["HTTP"])
+    assert environment["GRPC"] == str(ports["GRPC"])
     assert "PORT" not in environment
 
 
 def test_without_a_name_it_is_port(cli: Cli) -> None:
     done = cli.run("run", *SHOW_IT, "{PORT}", env={"PORT": "80", "OTHER": "kept"})
     arguments, environment = shown(done.stdout)
-    assert told(done.stderr) == {"PORT": int(arguments[0])}
+    assert reported(done.stderr) == {"PORT": int(arguments[0])}
     assert (environment["PORT"], environment["OTHER"]) == (arguments[0], "kept")
 
 
@@ -59,7 +59,7 @@ def test_the_shells_own_names_are_left_to_it(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "expected"),
     [
         ("{HTPP}", "unknown name {HTPP} in '{HTPP}': known are {HTTP}"),
         ("x{HTTP", "a single '{' in 'x{HTTP'"),
@@ -68,16 +68,16 @@ def test_the_shells_own_names_are_left_to_it(cli: Cli) -> None:
         ("{0}", "a single '{'"),
     ],
 )
-def test_an_argument_that_cannot_be_filled(cli: Cli, argument: str, told: str) -> None:
+def test_an_argument_that_cannot_be_filled(cli: Cli, argument: str, expected: str) -> None:
     done = cli.run("run", "-p", "HTTP", "--", "touch", "was-run", argument)
     assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"ephemport: {told}")
+    assert done.stderr.startswith(f"ephemport: {expected}")
     assert len(done.stderr.splitlines()) == 1
     assert list(cli.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["-p", "HTTP"], "no command given"),
         (["-p", "HTTP", "--"], "no command given"),
@@ -94,10 +94,10 @@ def test_an_argument_that_cannot_be_filled(cli: Cli, argument: str, told: str) -
         (["--no-such-option", "--", "touch", "was-run"], "--no-such-option"),
     ],
 )
-def test_bad_usage_runs_nothing(cli: Cli, arguments: list[str], told: str) -> None:
+def test_bad_usage_runs_nothing(cli: Cli, arguments: list[str], expected: str) -> None:
     done = cli.run("run", *arguments)
     assert (done.status, done.stdout) == (2, "")
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert list(cli.folder.iterdir()) == []
 
@@ -119,7 +119,7 @@ def test_an_http_server_answers(cli: Cli) -> None:
         *("run", "-p", "WEB", "--", sys.executable, "-u", "-m", "http.server", "{WEB}"),
     )
     assert process.stderr
-    port = told(process.stderr.readline())["WEB"]
+    port = reported(process.stderr.readline())["WEB"]
     assert line(process).startswith(f"Serving HTTP on 0.0.0.0 port {port} ")
     with urlopen(f"http://127.0.0.1:{port}/page", timeout=30) as answer:
         assert answer.read() == b"hello"
@@ -190,7 +190,7 @@ def test_a_bad_mode_in_the_environment(cli: Cli) -> None:
         ("--both", "127.0.0.1", [socket.SOCK_STREAM, socket.SOCK_DGRAM]),
     ],
 )
-def test_udp_servers_bind_by_number(
+def test_udp_servers_bind_a_shadowed_port(
     cli: Cli, tmp_path: Path, option: str, host: str, kinds: list[socket.SocketKind]
 ) -> None:
     script = tmp_path / "server.py"

@@ -47,7 +47,7 @@ def tell(process: subprocess.Popen[str], order: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ephemeral", "fixed"])
-def test_the_number_is_held_while_the_command_runs(cli: Cli, mode: str) -> None:
+def test_the_port_is_held_while_the_command_runs(cli: Cli, mode: str) -> None:
     process = cli.start("run", "-q", "--mode", mode, "--", sys.executable, "-c", OBEDIENT, "{PORT}")
     port = int(line(process))
     assert not can_bind(port), "before its server is up"
@@ -72,7 +72,7 @@ def test_the_number_is_held_while_the_command_runs(cli: Cli, mode: str) -> None:
         ("--both", {socket.SOCK_STREAM, socket.SOCK_DGRAM}),
     ],
 )
-def test_what_is_held_of_a_number(cli: Cli, option: str, held: set[socket.SocketKind]) -> None:
+def test_what_is_held_of_a_port(cli: Cli, option: str, held: set[socket.SocketKind]) -> None:
     process = cli.start("run", "-q", option, "IT", "--", sys.executable, "-c", OBEDIENT, "{IT}")
     port = int(line(process))
     assert not can_bind(port, socket.SOCK_STREAM)
@@ -86,7 +86,7 @@ def test_what_is_held_of_a_number(cli: Cli, option: str, held: set[socket.Socket
     ended(process)
 
 
-def test_a_udp_number_is_kept_from_every_wildcard(cli: Cli) -> None:
+def test_a_udp_port_is_kept_from_every_wildcard(cli: Cli) -> None:
     process = cli.start("run", "-q", "--udp", "U", "--", sys.executable, "-c", OBEDIENT, "{U}")
     port = int(line(process))
     with (
@@ -97,7 +97,7 @@ def test_a_udp_number_is_kept_from_every_wildcard(cli: Cli) -> None:
     ended(process)
 
 
-def test_a_server_that_outlives_nothing_frees_the_number_when_the_command_fails(cli: Cli) -> None:
+def test_the_port_is_free_when_the_command_has_failed(cli: Cli) -> None:
     process = cli.start("run", "-q", "--", "sh", "-c", "echo {PORT}; read line; kill -9 $$")
     port = int(line(process))
     assert not can_bind(port)
@@ -132,7 +132,7 @@ print(json.dumps(found))
         found = json.loads(done.stdout)
     strangers = {int(name) for name in found} - {0, 1, 2, writer}
     assert not [what for what in found.values() if what.startswith("socket:") or "locks" in what]
-    # An interpreter whose streams are closed may use their numbers, for its own listing say.
+    # An interpreter whose streams are closed may use their descriptors, for example for a listing.
     assert len(strangers) <= 1, found
 
 

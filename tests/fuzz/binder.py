@@ -1,4 +1,4 @@
-"""A program that calls bind() as it is told: with any pointer, length and descriptor, in threads.
+"""A program that calls bind() on command: with any pointer, length and descriptor, in threads.
 
 It reads a list of calls a line and answers with their error numbers. Run as a script, it imports
 nothing of ephemport's.

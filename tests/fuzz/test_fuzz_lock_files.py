@@ -144,7 +144,7 @@ def look(folder: str) -> dict[str, tuple[object, ...]]:
 
 
 def is_hard_link_to_a_lock(entry: Entry) -> bool:
-    """Another name of a lock file of ours that nobody has locked is one, whoever made it."""
+    """A hard link to a lock file of ours that nobody has locked is a lock file of ours too."""
     return entry.kind == "hard link" and entry.name == "13000.lock"
 
 

@@ -128,7 +128,7 @@ def visit(token: str, script: list[Step]) -> bool:
 
 
 def fuzz_giver() -> None:
-    """Whoever visits it in whatever way: the port has one holder, and the next who asks has it."""
+    """After any visits the port has one holder, and the next process that asks gets it."""
     watch = Watch()
 
     @given(st.sampled_from(["tcp", "udp", "both"]), st.lists(steps, max_size=8))
@@ -216,7 +216,7 @@ def check_adopted(reservation: Reservation) -> None:
 
 
 def fuzz_adopter() -> None:
-    """Whoever serves the token in whatever way: a reservation, or an EphemportError."""
+    """Any answer to a token ends in a reservation or in an EphemportError."""
     watch = Watch()
     token = f"{PREFIX}:{'a' * 32}:{SECRET}"
 

@@ -20,7 +20,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.effort import examples
 
 _SECONDS = 10
-# What a length, a kind or an error number may be, in whatever place.
+# Values for a length, a kind or an error number, in any place.
 _NUMBERS = [0, 1, 3, 4, 15, 16, 17, 19, 20, 87, 88, 89, 2**15, 2**16 - 1, 2**31, 2**32 - 1]
 
 
