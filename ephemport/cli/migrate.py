@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
         "migrate",
         help="find hard-coded ports in a test suite, and replace them by held ones",
         description="Find hard-coded ports as a linter does. With --write, replace every port "
-        "whose uses can all be replaced, by the documented fixtures or by port_map[NUMBER]; "
+        "whose uses can all be replaced, by the documented fixtures or by port_map[PORT]; "
         "report the others with the reason.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
