@@ -411,7 +411,7 @@ def _bind_beside(sock: SocketType, endpoint: Endpoint, port: int) -> None:
 
 
 def _default_receive_buffer() -> int:
-    with open("/proc/sys/net/core/rmem_default", encoding="ascii") as file:
+    with open("/proc/sys/net/core/rmem_default", encoding="utf-8") as file:
         return int(file.read())
 
 

@@ -34,7 +34,7 @@ def settings_of_this_network() -> Callable[[], None]:
             # Refused where /proc/sys is mounted read-only: then the defaults stay.
             if setting(_path(name)) != value:
                 with suppress(OSError):
-                    Path(_path(name)).write_text(value, encoding="ascii")
+                    Path(_path(name)).write_text(value, encoding="utf-8")
 
     return restore
 
@@ -58,7 +58,7 @@ def addresses_of_this_network() -> Callable[[], None]:
 def setting(path: str) -> str | None:
     """Return the text of a file below /proc/sys; None where it cannot be read."""
     try:
-        return Path(path).read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
 
@@ -72,12 +72,12 @@ def _own_addresses() -> Sequence[tuple[Callable[[str], None], str]]:
 
     found: list[tuple[Callable[[str], None], str]] = []
     with suppress(OSError, ValueError):
-        trie = Path("/proc/thread-self/net/fib_trie").read_text(encoding="ascii")
+        trie = Path("/proc/thread-self/net/fib_trie").read_text(encoding="utf-8")
         local = dict.fromkeys(re.findall(r"\|-- ([\d.]+)\n\s+/32 host LOCAL", trie))
         others = [address for address in local if not address.startswith("127.")]
         found += [(partial(_add_ipv4, number), one) for number, one in enumerate(others, 1)]
     with suppress(OSError, ValueError):
-        for line in Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii").splitlines():
+        for line in Path("/proc/thread-self/net/if_inet6").read_text(encoding="utf-8").splitlines():
             address, _, _, scope, _, interface = line.split()
             if interface != "lo" and scope != _LINK_LOCAL:
                 found.append((_add_ipv6, address))

@@ -89,7 +89,7 @@ def set_ephemeral_range(low: int, high: int) -> None:
 
 
 def _has_capabilities(*numbers: int) -> bool:
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     return all(effective >> number & 1 for number in numbers)
 
@@ -120,7 +120,7 @@ def _raise_loopback() -> None:
 
 def _write(path: str, text: str, who_refuses: dict[int, str] = _WHO_REFUSES_A_NAMESPACE) -> None:
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise _refusal(error.errno, f"writing {text!r} to {path}", who_refuses) from error

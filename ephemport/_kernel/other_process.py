@@ -27,19 +27,33 @@ def duplicate(tid: int, descriptor: int) -> Iterator[int]:
     It is not a socket object. Where socket.setdefaulttimeout() was called, a socket object would
     set O_NONBLOCK, which both processes share.
     """
-    try:
-        pidfd = syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # Before Linux 6.9: by the process; its first thread nearly always has the same descriptors.
-        pidfd = syscall(_PIDFD_OPEN, thread_group(tid) or 0, 0)
+    pidfd = open_process(tid)
     try:
         fd = syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
     finally:
         os.close(pidfd)
     try:
         yield fd
+    finally:
+        os.close(fd)
+
+
+def open_process(tid: int) -> int:
+    """Return a pidfd of the process that thread `tid` belongs to. Raises OSError."""
+    try:
+        return syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    # Before Linux 6.9: by the process; its first thread nearly always has the same descriptors.
+    return syscall(_PIDFD_OPEN, thread_group(tid) or 0, 0)
+
+
+def socket_options(pidfd: int, descriptor: int, *names: int) -> list[int]:
+    """Return options of the level SOL_SOCKET of a process's socket. Raises OSError."""
+    fd = syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
+    try:
+        return [socket_option(fd, name) for name in names]
     finally:
         os.close(fd)
 

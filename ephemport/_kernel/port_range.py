@@ -91,5 +91,5 @@ def _is_on(name: str) -> bool:
 
 
 def _read(name: str) -> str:
-    with open(f"/proc/sys/net/{name}", encoding="ascii") as file:
+    with open(f"/proc/sys/net/{name}", encoding="utf-8") as file:
         return file.read()

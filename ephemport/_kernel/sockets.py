@@ -321,7 +321,7 @@ def read_proc_net(
     for family, suffix in ((_IPV4, ""), (_IPV6, "6")):
         try:
             # Not /proc/net: that is the main thread's namespace, and netlink asks the own one.
-            with open(f"/proc/{process}/net/{protocol}{suffix}", encoding="ascii") as file:
+            with open(f"/proc/{process}/net/{protocol}{suffix}", encoding="utf-8") as file:
                 lines = file.readlines()
         except FileNotFoundError:
             if family == _IPV4:

@@ -227,8 +227,8 @@ def describe(records: Iterable[SocketRecord], network: int | None = None) -> lis
             key = (*key[:3], record.address, record.uid, who[0][0] if who else None)
         groups.setdefault(key, []).append(record)
     facts = _Facts()
-    recognizer = Recognizer()
-    found = [_found(group, openers, recognizer, facts, network) for group in groups.values()]
+    with Recognizer() as recognizer:
+        found = [_found(group, openers, recognizer, facts, network) for group in groups.values()]
     return sorted(found, key=lambda one: (one.port, one.protocol, _ORDER[one.state], one.address))
 
 

@@ -14,14 +14,15 @@ not ours. For a process that may not be looked into only 1 is known, and the ans
 to the kernel, a stranger's unused socket that is bound to [::] is the same.
 """
 
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, StrEnum, auto
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from ephemport._kernel.other_process import duplicate, socket_option
+from ephemport._kernel.other_process import open_process, socket_options
 from ephemport._kernel.sockets import SocketRecord, State, smallest_receive_buffer
 from ephemport._looking.mark import Mark, mark_of
 
@@ -61,6 +62,16 @@ class Recognizer:
     def __init__(self) -> None:
         self._marks: dict[int, Mark | None] = {}
         self._hidden: set[int] = set()
+        # Opened once a process: one may have 10,000 holds.
+        self._pidfds: dict[int, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
 
     def recognize(
         self, record: SocketRecord, openers: Sequence[tuple[int, int]]
@@ -73,7 +84,7 @@ class Recognizer:
         mark = next(filter(None, marks), None)
         if mark is None and any(pid not in self._hidden for pid, _ in openers):
             return None
-        kind = HoldKind.SHADOW if place is _Place.SHADOW else _kind_by_options(record, openers)
+        kind = HoldKind.SHADOW if place is _Place.SHADOW else self._kind(record, openers)
         return None if kind is None else Recognized(kind, mark is not None, mark)
 
     def _mark(self, pid: int) -> Mark | None:
@@ -87,30 +98,26 @@ class Recognizer:
                 pass
         return self._marks[pid]
 
+    def _kind(self, record: SocketRecord, openers: Sequence[tuple[int, int]]) -> HoldKind | None:
+        """Return the kind of a socket that is where a full hold is; None if it is no hold."""
+        if record.protocol == "udp":
+            return HoldKind.EXCLUSIVE  # It is open only during a hand-over.
+        for pid, descriptor in openers:
+            with suppress(OSError):
+                if pid not in self._pidfds:
+                    self._pidfds[pid] = open_process(pid)
+                address, port = socket_options(
+                    self._pidfds[pid], descriptor, socket.SO_REUSEADDR, socket.SO_REUSEPORT
+                )
+                if bool(address) != bool(port):
+                    return None
+                return HoldKind.OPEN if address else HoldKind.EXCLUSIVE
+        return HoldKind.UNKNOWN
+
 
 def is_udp_hold(record: SocketRecord) -> bool:
     """Whether a UDP socket only holds its port; the size of its receive buffer shows it."""
     return record.receive_buffer is not None and record.receive_buffer <= smallest_receive_buffer()
-
-
-def reuse_options(pid: int, descriptor: int) -> tuple[bool, bool]:
-    """Return SO_REUSEADDR and SO_REUSEPORT of a socket. Raises OSError: not allowed, or gone."""
-    with duplicate(pid, descriptor) as copy:
-        return (
-            socket_option(copy, socket.SO_REUSEADDR) != 0,
-            socket_option(copy, socket.SO_REUSEPORT) != 0,
-        )
-
-
-def _kind_by_options(record: SocketRecord, openers: Sequence[tuple[int, int]]) -> HoldKind | None:
-    """Return the kind of a socket that is where a full hold is; None if it is no hold."""
-    if record.protocol == "udp":
-        return HoldKind.EXCLUSIVE  # It is open only during a hand-over.
-    for pid, descriptor in openers:
-        with suppress(OSError):
-            options = reuse_options(pid, descriptor)
-            return {(True, True): HoldKind.OPEN, (False, False): HoldKind.EXCLUSIVE}.get(options)
-    return HoldKind.UNKNOWN
 
 
 class _Place(Enum):

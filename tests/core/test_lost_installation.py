@@ -64,12 +64,16 @@ def run(source: str, *arguments: Path) -> str:
         ("ephemport.wait_listening(9, 0)", "TakeoverTimeout: nothing listened on port 9"),
         ("ephemport.diagnose(9); print('well')", "well"),
         ("print(ephemport.listeners() == [], 'well')", "well"),
+        # What /proc says is read as text, and a codec is a module as well.
+        ("ephemport.reserve(exclude=range(1, 65536))", "PortsExhausted: no port left"),
+        ("ephemport.reserve(host='::1', protocol='udp').listen(); print('well')", "well"),
     ],
 )
 def test_after_another_user(only_root_sees_it: Path, use: str, answer: str) -> None:
     said = run(f"{HELD}{use}", only_root_sees_it)
     assert answer in said
     assert "ModuleNotFoundError" not in said
+    assert "LookupError" not in said
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def cannot_look_into_a_child(action: str, error: OSError) -> EphemportError:
     if error.errno != errno.EPERM:
         return refused(f"{action} on a child", error.errno or 0)
     try:
-        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="utf-8") as file:
             scope = file.read().strip()
     except OSError:
         scope = "absent"
