@@ -52,9 +52,11 @@ def endpoint(host: str) -> Endpoint:
         raise ValueError("host is empty; for every address write '0.0.0.0' or '::'")
     if "\0" in host:  # getaddrinfo() would read only what stands before it
         raise ValueError(f"host {shown(host)} is no address: it contains a NUL")
+    # As bytes, a name needs no codec: one that is loaded only now may be out of sight by now.
+    name = host.encode() if host.isascii() else host
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError, LookupError) as error:
         raise ValueError(
             f"host {shown(host)} is no address and cannot be looked up: {error}"
         ) from None
