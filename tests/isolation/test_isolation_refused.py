@@ -40,7 +40,7 @@ def test_auto_goes_on_and_says_so(refusing: Suite, arguments: list[str]) -> None
 
 def test_workers_of_other_hosts(refusing: Suite) -> None:
     run = refusing.run("--ephemport-isolate", "--dist=load", "--tx=popen", "--tx=ssh=elsewhere")
-    run.refused("ssh=elsewhere", "only this machine's")
+    run.refused("ssh=elsewhere", "on this machine (popen), and only such workers")
 
 
 def test_loop_on_fail(refusing: Suite) -> None:

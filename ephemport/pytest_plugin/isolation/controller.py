@@ -35,8 +35,8 @@ def why_not_these_workers(config: pytest.Config) -> str | None:
         spec = execnet.XSpec(rest if star and count.isdecimal() else text)
         if not spec.popen or spec.via:
             return (
-                f"--tx {text} starts a worker on another machine, and only workers on this one can "
-                "be isolated: leave --tx or --ephemport-isolate out"
+                f"--tx {text} does not start a worker directly on this machine (popen), and only "
+                "such workers can be isolated: leave --tx or --ephemport-isolate out"
             )
     return None
 
