@@ -1,13 +1,16 @@
 """The drop-ins' calls. Importing them wraps `bind()` of every socket, so only fuzzers do it."""
 
 import socket
+import threading
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import strategies as st
 
+from ephemport import compat
 from ephemport.dropin import _kept, ephemeral_port_reserve, fixtures, port_for, portpicker
 from tests.fuzz import values
-from tests.fuzz.calls import Calls, call_of, with_what_it_is_called_on
+from tests.fuzz.calls import Call, Calls, call_of, with_what_it_is_called_on
 
 hosts = st.one_of(values.hosts, values.strange_hosts)
 some_port = st.one_of(values.ports, st.sampled_from([0, 13000, 13001, 10000, values.Number.LOW]))
@@ -20,6 +23,42 @@ def factory(_kind: socket.SocketKind, family: Any = None) -> None:
         made(family)
     finally:
         made._give_back()
+
+
+answers = st.one_of(
+    st.sampled_from(
+        [b"", b"\n", b"0\n", b"-1", b"40000", b"40000\n", b"40001\nx", b"65536", b"\xff"]
+    ),
+    st.sampled_from([b"9" * 5000, b"x" * 5000, b"4 0", b"+40002", b"40_000", b" 40000", b"\0"]),
+    st.binary(max_size=12),
+)
+
+
+def from_a_portserver(_answer: bytes, _drop_in: bool) -> None:
+    """A port from a portserver that says anything."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0portserver")
+        listener.listen()
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        connection.recv(100)
+                        connection.sendall(_answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            if _drop_in:
+                port = portpicker.get_port_from_port_server("@portserver")
+                assert port is None or 0 <= port < 65536
+            else:
+                with compat.PortAllocator("portserver:@portserver") as allocator:
+                    allocator.allocate_port()
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 port_sets = st.one_of(
@@ -69,6 +108,11 @@ DROPIN: Calls = {
         portpicker.get_port_from_port_server,
         portserver_address=addresses,
         pid=st.one_of(st.none(), values.numbers),
+    ),
+    "a portserver": Call(
+        from_a_portserver,
+        {"_answer": answers, "_drop_in": st.booleans()},
+        frozenset({"_answer", "_drop_in"}),
     ),
     "fixtures.FreePortFactory.__call__": with_what_it_is_called_on(
         call_of(

@@ -3,6 +3,7 @@
 import dis
 import faulthandler
 import gc
+import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ PATIENCE = 120.0 * FACTOR
 # A message is read by people, whatever was passed.
 _LONGEST_MESSAGE = 10_000
 
+_MOST_MEMORY = 4 << 30
 _HOME = str(Path(ephemport.__file__).parent)
 _QUIET = (State.TIME_WAIT,)
 
@@ -133,6 +135,10 @@ class Watch:
 def nothing_hangs() -> Iterator[None]:
     """End this process, with what every thread does, when it takes too long."""
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    # What never ends mostly grows, too.
+    resource.setrlimit(
+        resource.RLIMIT_AS, (_MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1])
+    )
     try:
         yield
     finally:
