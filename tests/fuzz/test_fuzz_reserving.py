@@ -49,11 +49,6 @@ def of_group(method: str, **takes: Any) -> Call:
     return with_what_it_is_called_on(checked, call, _terms=GOOD, _count=st.integers(0, 3))
 
 
-def share(reservation: Reservation) -> None:
-    token = reservation.share()
-    assert reservation.share() == token
-
-
 RESERVING: Calls = {
     "reserve": call_of(reserve, **TERMS),
     "reserve_many": call_of(reserve_many, count=values.counts, contiguous=st.booleans(), **TERMS),
