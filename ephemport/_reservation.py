@@ -191,6 +191,7 @@ class Reservation(EndsWithBlock):
             ServerExited: The process ended before it listened.
             ReservationReleased: This process no longer holds the port.
         """
+        self._require_held("wait for a server on")
         return wait_listening(self, timeout, process=process)
 
     async def wait_listening_async(
@@ -211,6 +212,7 @@ class Reservation(EndsWithBlock):
             ServerExited: The process ended before it listened.
             ReservationReleased: This process no longer holds the port.
         """
+        self._require_held("wait for a server on")
         return await wait_listening_async(self, timeout, process=process)
 
     def popen(
@@ -372,6 +374,14 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
 
     def __len__(self) -> int:
         return len(self._reservations)
+
+    def __enter__(self) -> Self:
+        for reservation in self._reservations:
+            reservation.__enter__()
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
 
     def __copy__(self) -> Never:
         raise TypeError(f"{self!r} cannot be copied: each {_ONE_OF_A_KIND}")

@@ -18,7 +18,7 @@ import errno
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import (
     AF_INET,
     AF_INET6,
@@ -128,8 +128,8 @@ class Hold:
 
     def close(self) -> None:
         """Let the port go. It may be called often, and from any thread."""
-        if self.forks != forks[0]:
-            self._close_after_fork()
+        had = self.parts
+        copies = self._inodes() if self.forks != forks[0] else None
         for sock, identity in self.parts:
             try:
                 known = cookie_of(sock)
@@ -145,37 +145,38 @@ class Hold:
             self.lease.close()
             self.lease = None
         self.__class__ = Hold
+        if had and self.forks != forks[0] and self._end is None:
+            self._wait_for_children(copies)
 
     def hand_on(self, pid: int) -> None:
         """Let the port go because process `pid` has the sockets now."""
         self._end = End(How.ADOPTED, pid)
         self.close()
 
-    def _close_after_fork(self) -> None:
-        """Close, and return only when children that were just forked have closed their copies too.
+    def _inodes(self) -> set[int]:
+        own = [sock for sock, identity in self.parts if is_still(sock, identity)]
+        return {os.fstat(sock.fileno()).st_ino for sock in own}
+
+    def _wait_for_children(self, copies: set[int] | None) -> None:
+        """Return when children that were just forked have closed their copies of the sockets.
 
         That is the first thing that a child does (`_after_fork_in_child`), but os.fork() may return
-        here earlier. Only Linux 6.8 and newer show the copies (TCP). Elsewhere this does not wait.
+        here earlier. copies: their inodes; None for a fork in the very moment of the close, where
+        whatever is bound to the port and quiet may be one. Only Linux 6.8 and newer show the copies
+        (TCP). Elsewhere this does not wait.
         """
-        own = [sock for sock, identity in self.parts if is_still(sock, identity)]
-        left = {os.fstat(sock.fileno()).st_ino for sock in own}
-        protocols = {_protocol_of(sock) for sock in own}
-        self.forks = forks[0]
-        adopted = self._end is not None
-        self.close()
         deadline = monotonic() + _PATIENCE_WITH_CHILDREN
-        quiet = {State.BOUND_INACTIVE, State.CLOSE}
-        while left and not adopted and monotonic() < deadline:
+        while copies is None or copies:
             try:
-                seen = {
-                    record.inode
-                    for protocol in protocols
-                    for record in read_sockets(protocol, quiet, port=self.port)
-                }
+                tcp = read_sockets("tcp", {State.BOUND_INACTIVE}, port=self.port)
+                udp = read_sockets("udp", {State.CLOSE}, port=self.port)
             except OSError:
                 return
-            left &= seen
-            if left:
+            seen = {record.inode for record in (*tcp, *udp)}
+            copies = seen if copies is None else copies & seen
+            if monotonic() > deadline:
+                return
+            if copies:
                 sleep(_PAUSE)
 
     def _abandon(self, parent: int) -> None:
@@ -296,7 +297,8 @@ class Hold:
                 yield
             finally:
                 for sock in shut:
-                    sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
+                    with suppress(OSError):  # closed by whoever interrupted the block
+                        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
 
     def move_to_shadow(self, addresses: dict[int, Endpoint]) -> None:
         """Hold the port on the given addresses (by socket kind) instead of the wildcard.

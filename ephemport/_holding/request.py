@@ -167,6 +167,7 @@ class Request:
 
     def _hold_first(self, source: Source, wanted: Sequence[int]) -> Hold:
         # Only an error needs to know who has a port: the look costs a millisecond.
+        # Without tracebacks, which would refer to this frame, and it to them.
         refused: tuple[int, OSError] | PortUnavailable | None = None
         for port in wanted:
             if port == ANY:
@@ -176,11 +177,11 @@ class Request:
             try:
                 return source.hold_port(port, self.protocol)
             except PortUnavailable as error:
-                refused = refused or error
+                refused = refused or error.with_traceback(None)
             except OSError as error:
                 if error.errno not in TAKEN:
                     raise
-                refused = refused or (port, error)
+                refused = refused or (port, error.with_traceback(None))
         if isinstance(refused, tuple):
             port, cause = refused
             refused = unavailable(port, self.protocol, cause)

@@ -8,16 +8,23 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, SupportsIndex
 
 from ephemport._arguments import shown, whole
+from ephemport._kernel.fork import lock
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Argument = Text | SupportsIndex
 
 # sd_listen_fds(3): the first descriptor that is passed.
 _FIRST = 3
+
+# Sockets on their way to a server, and the thread that starts it. A child that another thread
+# forks meanwhile would keep them, and with them the port.
+_on_their_way: dict[socket.socket, int | None] = {}
 
 # A program between us and the server, because only the process itself knows its pid (LISTEN_PID).
 # With preexec_fn our own interpreter would write it, in a fork with the locks of all its threads.
@@ -82,6 +89,28 @@ def activated(
     }
 
 
+@contextmanager
+def on_their_way(
+    handed: int, make: Callable[[], list[socket.socket]]
+) -> Iterator[list[socket.socket]]:
+    """Listening sockets of `handed` reservations while a server is started, closed in the end."""
+    sockets: list[socket.socket] = []
+    try:
+        with lock:
+            sockets = out_of_the_way(make(), handed)
+            _on_their_way.update(dict.fromkeys(sockets))
+        yield sockets
+    finally:
+        for sock in sockets:
+            sock.close()
+            _on_their_way.pop(sock, None)
+
+
+def are_passed_by_this_thread(sockets: Iterable[socket.socket]) -> None:
+    """The calling thread forks now, and its child is to have the sockets."""
+    _on_their_way.update(dict.fromkeys(sockets, get_ident()))
+
+
 def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.socket]:
     """Move each socket above the descriptors that activation uses, and return the moved ones."""
     # Two each at most, for TCP and UDP.
@@ -104,3 +133,13 @@ def _between(moves: Mapping[int, int]) -> list[Text]:
         return [sys.executable, "-I", "-S", "-c", _BY_PYTHON, listed]
     shell_moves = " ".join(f"{target}<&{source} {source}<&-" for source, target in moves.items())
     return [bash, "-p", "-c", _BY_BASH.format(moves=shell_moves), "bash"]
+
+
+def _after_fork_in_child() -> None:
+    for sock, thread in list(_on_their_way.items()):
+        if thread != get_ident():
+            sock.close()
+    _on_their_way.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

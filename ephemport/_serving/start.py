@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ephemport._arguments import at_most, shown, whole
@@ -13,7 +14,13 @@ from ephemport._holding.hold import Hold
 from ephemport._holding.host import endpoint, make_url
 from ephemport._holding.request import unavailable
 from ephemport._later import importing
-from ephemport._serving.activation import Argument, Text, activated, out_of_the_way
+from ephemport._serving.activation import (
+    Argument,
+    Text,
+    activated,
+    are_passed_by_this_thread,
+    on_their_way,
+)
 from ephemport._serving.placeholders import fill
 
 if TYPE_CHECKING:
@@ -89,16 +96,16 @@ def start(
         check_assist()
     with ExitStack() as sockets:
         wanted: Any = command
+        passed: list[socket.socket] = []
         if activate:
-            passed = [
-                sockets.enter_context(sock)
-                for one in handed
-                for sock in out_of_the_way(listening_sockets(one), len(handed))
-            ]
+            for one in handed:
+                made = on_their_way(len(handed), partial(listening_sockets, one))
+                passed += sockets.enter_context(made)
             names = [name for one in handed for name in _names(one)]
             command, kwargs = activated(command, passed, names, kwargs)
 
         def popen() -> "subprocess.Popen[Any]":
+            are_passed_by_this_thread(passed)
             process = subprocess.Popen(command, **kwargs)
             # The command that the caller gave, not the program in between.
             process.args = wanted

@@ -2,11 +2,13 @@
 and nothing is closed that is somebody else's."""
 
 import copy
+import gc
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,3 +252,69 @@ def test_closing_everything_in_a_program(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(open_descriptors()) > 0
+
+
+def test_a_group_is_entered_only_whole() -> None:
+    group = reserve_many(2)
+    group[1].release()
+    with pytest.raises(ReservationReleased), group:
+        pass
+    group.release()
+
+
+@pytest.mark.parametrize("gone", ["released", "lost"])
+def test_nothing_is_waited_for_on_a_port_that_is_not_held(gone: str) -> None:
+    r = reserve()
+    if gone == "released":
+        r.release()
+    else:
+        close_under(r)
+    with pytest.raises(ReservationReleased, match="cannot wait for a server"):
+        r.wait_listening(60)
+
+
+def test_a_fallback_leaves_no_circle_that_keeps_it() -> None:
+    gc.disable()
+    try:
+        with reserve() as taken:
+            r = reserve(port=[taken.port, 0])
+            given = weakref.ref(r)
+            r.release()
+            del r
+            assert given() is None
+    finally:
+        gc.enable()
+
+
+def test_a_child_forked_while_a_server_is_started_has_none_of_its_sockets() -> None:
+    done = run_python(
+        """
+import os, socket, subprocess, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+import ephemport
+def start():
+    with ephemport.reserve() as r:
+        with r.popen(["true"], activate=True): pass
+start()
+stop = threading.Event()
+def work():
+    while not stop.is_set(): start()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+bad = 0
+for _ in range(60):
+    pid = os.fork()
+    if pid == 0:
+        held = 0
+        for name in os.listdir("/proc/self/fd"):
+            try: sock = socket.socket(fileno=os.dup(int(name)))
+            except OSError: continue
+            if sock.family == socket.AF_INET and sock.getsockname()[1]: held += 1
+        os._exit(held)
+    bad += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+stop.set()
+for thread in threads: thread.join()
+print(bad)
+"""
+    )
+    assert done.stdout.strip() == "0", done.stderr
