@@ -258,7 +258,8 @@ class Reservation(EndsWithBlock):
         The port is free when the adopter releases it or ends.
 
         Returns:
-            The token, a string for `adopt()`. Each call returns the same token.
+            The token, a string for `adopt()`. Each call returns the same token, unless
+            other code of this process closed its socket (os.closerange()): then a new one.
 
         Raises:
             ReservationReleased: This process no longer holds the port.
@@ -269,10 +270,15 @@ class Reservation(EndsWithBlock):
 
         self._require_held("share")
         with lock:
-            if self._offer is None:
+            offer = self._offer
+            if offer is None or not offer.is_served:
+                if offer is not None:
+                    offer.withdraw()
                 terms = {"host": self.host, "protocol": self.protocol, "handoff": self.handoff}
-                self._offer = Offer(self._hold, terms)
-            return self._offer.token
+                # Known before it is served, so that release() ends it after any exception.
+                self._offer = offer = Offer(self._hold, terms)
+                offer.serve()
+            return offer.token
 
     def _handed(self, verb: str) -> Handed:
         self._require_held(verb)

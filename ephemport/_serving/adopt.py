@@ -20,7 +20,8 @@ from ephemport._kernel.fork import lock
 from ephemport._kernel.processes import command_line, is_running, is_stopped
 from ephemport._kernel.protocols import KINDS, PARTS, check_protocol
 from ephemport._looking.listeners import command_in_words
-from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE, PREFIX, address, peer
+from ephemport._serving.messages import PREFIX, address, peer
+from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE
 
 # A Unix address has at most 108 bytes (unix(7)), so the number of digits is fixed.
 _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})", re.ASCII)

@@ -25,17 +25,18 @@ import os
 import secrets
 import select
 import socket
-import struct
 import threading
 import time
 from contextlib import suppress
+from socket import SOCK_SEQPACKET, SocketType
 from weakref import ref
 
 from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold
+from ephemport._holding.identity import Identity, close_unless_lost, identity_of, is_still
 from ephemport._kernel.fork import lock
+from ephemport._serving.messages import PREFIX, accepted, bound, knock, peer, refuse, send_away
 
-PREFIX = "ephemport-share"
 # A giver or an adopter that is silent for so many seconds has failed.
 PATIENCE = 10.0
 HAVE_IT, LET_GO = b"+", b"."
@@ -54,68 +55,111 @@ class Offer:
     """One shared hold, until a process has adopted it or it is withdrawn.
 
     hold: what is given away. terms: the facts besides the port that the adopter's Reservation
-    needs. Raises EphemportError when there is no descriptor or no thread left to serve with.
+    needs. Nothing is opened before `serve()`.
     """
 
     def __init__(self, hold: Hold, terms: dict[str, str]) -> None:
-        # Weak: a forgotten reservation must be collected, and its token ends with it.
-        self._hold = ref(hold, lambda _: self.withdraw())
         self.terms = terms
         self.secret = secrets.token_hex(16)
-        name = secrets.token_hex(16)
-        self.token = f"{PREFIX}:{name}:{self.secret}"
-        self.listener: _Listener | None = None
+        self._name = secrets.token_hex(16)
+        self.token = f"{PREFIX}:{self._name}:{self.secret}"
+        self.listener: SocketType | None = None
+        self._identity: Identity = b""
+        # The thread closes the listener, and any thread may withdraw: not at the same time.
+        self._closing = threading.RLock()
+        # Weak: a forgotten reservation must be collected, and its token ends with it.
+        self._hold: ref[Hold] | None = ref(hold, lambda _: self.withdraw())
+
+    def serve(self) -> None:
+        """Serve the token from now on. After any exception nothing of it stays.
+
+        Raises EphemportError when there is no descriptor or no thread left to serve with.
+        """
         with lock:
+            hold = self.hold
             try:
-                self.listener = _Listener(name)
+                listener = bound(SOCK_SEQPACKET, self._name)
+                # Before the listener, which is closed only if this is its identity.
+                self._identity = identity_of(listener)
+                self.listener = listener
+                listener.listen()
                 _serve_in_this_process(self)
             except BaseException as error:
-                self.withdraw()
+                # The thread needs the lock, so it has seen nothing yet.
+                for server in _servers:
+                    server.forget(self)
+                self.close()
                 # RuntimeError: what threading raises when there can be no more threads.
-                if isinstance(error, (OSError, RuntimeError)):
+                if hold is not None and isinstance(error, (OSError, RuntimeError)):
                     reason = getattr(error, "strerror", None) or error
                     raise EphemportError(f"cannot share port {hold.port}: {reason}") from error
                 raise
 
     @property
     def hold(self) -> Hold | None:
-        """What is given away; None if it was released or collected."""
-        hold = self._hold()
+        """What is given away; None if it was withdrawn, released or collected."""
+        hold = None if self._hold is None else self._hold()
         return None if hold is None or hold.closed else hold
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a process can adopt it: neither withdrawn, nor closed by other code."""
+        return self._hold is not None and self.has_listener
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether the descriptor of the listener still is the listener."""
+        listener = self.listener
+        return listener is not None and is_still(listener, self._identity)
 
     def withdraw(self) -> None:
         """End the token at once. May be called often, from any thread and signal handler."""
-        # The thread drops its reference and does not close. While we have ours, the descriptor
-        # belongs to this socket.
-        listener = self.listener
+        if self.listener is not None:
+            with self._closing:
+                if self.has_listener:
+                    with suppress(OSError):
+                        # Refuses connections from now on, and wakes the thread, which does the
+                        # rest.
+                        self.listener.shutdown(socket.SHUT_RDWR)
+                elif self.listener is not None:
+                    knock(self._name)
+        # With the reference its callback goes. It is for forgotten reservations alone.
+        self._hold = None
+
+    def close(self) -> None:
+        """Close the listener, and do not shut it down: after a fork the parent still serves."""
+        listener, self.listener = self.listener, None
         if listener is not None:
-            with suppress(OSError):
-                # Refuses connections from now on, and wakes the thread, which does the rest.
-                listener.shutdown(socket.SHUT_RDWR)
+            close_unless_lost(listener, self._identity)
 
-
-class _Listener(socket.socket):
-    """The socket to which adopters of one token connect. It closes with its last reference."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.setblocking(False)
-        self.bind(address(name))
-        self.listen()
-
-    def __del__(self) -> None:
-        self.close()
+    def end(self, reason: str) -> None:
+        """Refuse those that connected before and wait to be accepted, and close the listener."""
+        self.withdraw()
+        with self._closing, suppress(OSError):
+            while self.listener is not None and self.has_listener:
+                send_away(accepted(self.listener), reason)
+        with self._closing:
+            self.close()
 
 
 class _Visitor:
     """A connection of a process of this user."""
 
-    def __init__(self, offer: Offer, connection: socket.socket, pid: int) -> None:
+    def __init__(self, offer: Offer, connection: SocketType, pid: int) -> None:
         self.offer = offer
         self.connection = connection
+        self._identity = identity_of(connection)
         self.pid = pid
         self.until = time.monotonic() + PATIENCE
         self.has_sockets = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the descriptor still is the connection. Other code may have closed it."""
+        return is_still(self.connection, self._identity)
+
+    def close(self) -> None:
+        close_unless_lost(self.connection, self._identity)
 
 
 class _Server:
@@ -124,44 +168,84 @@ class _Server:
     def __init__(self) -> None:
         self._offers: list[Offer] = []
         self._visitors: list[_Visitor] = []
-        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._used_up = False
+        self._thread = threading.Thread(target=self._run, name=PREFIX, daemon=True)
+        # It is connected to itself: a message wakes the thread, and nobody else can send one. An
+        # eventfd would do, but has no identity of its own.
+        self._news = bound(socket.SOCK_DGRAM, secrets.token_hex(16))
+        try:
+            self._identity = identity_of(self._news)
+            self._news.connect(self._news.getsockname())
+        except BaseException:
+            self._news.close()
+            raise
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name=PREFIX, daemon=True).start()
+        """Start the thread. It waits for the lock first."""
+        self._thread.start()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it can serve one more offer."""
+        return self._thread.is_alive() and is_still(self._news, self._identity)
 
     def add(self, offer: Offer) -> None:
         self._offers.append(offer)
-        os.eventfd_write(self._news, 1)
+        # BlockingIOError: more news than fit, so it wakes anyway.
+        with suppress(BlockingIOError):
+            self._news.send(b".")
+
+    def forget(self, offer: Offer) -> None:
+        if offer in self._offers:
+            self._offers.remove(offer)
 
     def close(self) -> None:
         """Close every descriptor and shut down nothing: after a fork the parent still serves."""
         for offer in self._offers:
-            if offer.listener is not None:
-                offer.listener.close()
+            offer.close()
         for visitor in self._visitors:
-            visitor.connection.close()
-        os.close(self._news)
+            visitor.close()
+        self._offers, self._visitors = [], []
+        close_unless_lost(self._news, self._identity)
 
     def _run(self) -> None:
-        global _server
-        serving = True
-        while serving:
-            ready = self._wait()
-            with lock:
-                serving = False
-                try:
+        try:
+            while True:
+                with lock:
+                    self._drop_lost()
+                    if not self._offers:
+                        # With the lock still held: otherwise an offer could come in between.
+                        self._finish()
+                        return
+                ready = self._wait()
+                with lock:
                     self._serve(ready)
-                    serving = bool(self._offers)
-                finally:
-                    if not serving:
-                        self.close()
-                        _server = None
+        finally:
+            with lock:
+                self._finish()
+
+    def _finish(self) -> None:
+        global _server
+        self.close()
+        if self in _servers:
+            _servers.remove(self)
+        if _server is self:
+            _server = None
+
+    def _drop_lost(self) -> None:
+        """Drop what other code closed (os.closerange()), and do not touch its descriptors."""
+        for offer in [*self._offers]:
+            if not offer.has_listener:
+                self._end(offer, "other code of its process closed the socket")
+        for visitor in [*self._visitors]:
+            if not visitor.is_connected:
+                self._dismiss(visitor)
 
     def _wait(self) -> dict[int, int]:
         """Return what happens next: descriptor -> events of poll(2). Empty: some time is up."""
         poll = select.poll()
-        poll.register(self._news, select.POLLIN)
+        if is_still(self._news, self._identity):
+            poll.register(self._news, select.POLLIN)
         for offer in [*self._offers]:
             if offer.listener is not None:
                 # 0: poll() would report a connection that cannot be accepted without end. It
@@ -179,8 +263,11 @@ class _Server:
         return dict(ready)
 
     def _serve(self, ready: dict[int, int]) -> None:
-        if self._news in ready:
-            os.eventfd_read(self._news)
+        self._drop_lost()
+        if self._news.fileno() in ready and is_still(self._news, self._identity):
+            with suppress(BlockingIOError):
+                while True:
+                    self._news.recv(1)
         now = time.monotonic()
         # A visitor that has sent something is heard even if its time is up: it may be HAVE_IT.
         for visitor in [*self._visitors]:
@@ -203,17 +290,16 @@ class _Server:
             if offer.listener is None:
                 return
             try:
-                connection, _ = offer.listener.accept()
+                connection = accepted(offer.listener)
             except OSError as error:
                 if error.errno in _USED_UP:
                     self._used_up = True
                     self._make_room(keep_adopters=True)
                 return
-            connection.setblocking(False)
             pid, uid = peer(connection)
             if uid != os.geteuid():
                 whose = f"it belongs to uid {os.geteuid()}, and you are uid {uid}"
-                _send_away(connection, whose)
+                send_away(connection, whose)
                 continue
             if len(self._visitors) >= _MOST_VISITORS:
                 self._make_room()
@@ -279,71 +365,48 @@ class _Server:
 
     def _dismiss(self, visitor: _Visitor, reason: str | None = None) -> None:
         self._visitors.remove(visitor)
-        if reason is not None:
-            _send_away(visitor.connection, reason)
-        visitor.connection.close()
+        if reason is not None and visitor.is_connected:
+            refuse(visitor.connection, reason)
+        visitor.close()
 
     def _end(self, offer: Offer, reason: str) -> None:
         self._offers.remove(offer)
-        offer.withdraw()
-        listener, offer.listener = offer.listener, None
-        with suppress(OSError):
-            # These connected before, and wait to be accepted.
-            while listener is not None:
-                _send_away(listener.accept()[0], reason)
+        offer.end(reason)
         for visitor in [*self._visitors]:
             if visitor.offer is offer:
                 self._dismiss(visitor, reason)
 
 
+# The one that gets new offers, and all that have a thread: one that lost its means of being woken
+# serves its offers to their end.
 _server: _Server | None = None
+_servers: list[_Server] = []
 
 
 def _serve_in_this_process(offer: Offer) -> None:
     global _server
-    if _server is not None:
+    if _server is not None and _server.is_well:
         _server.add(offer)
         return
-    server = _server = _Server()
-    server.add(offer)
+    server = _Server()
     try:
+        server.add(offer)
+        # The thread waits for the lock, so it finds the offer, or nothing after an exception.
         server.start()
-    except (OSError, RuntimeError):
-        # No thread runs. After any other exception, such as a signal's, the thread ends itself.
+        _servers.append(server)
+        _server = server
+    except BaseException:
         server.close()
-        _server = None
         raise
-
-
-def address(name: str) -> str:
-    """Return the abstract address (unix(7)) at which the token with this name is served."""
-    return f"\0{PREFIX}-{name}"
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """Return pid and effective uid of the other end, as of its connect() or listen()."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, _ = struct.unpack("3i", credentials)
-    return pid, uid
-
-
-def _send_away(connection: socket.socket, reason: str) -> None:
-    connection.setblocking(False)
-    # What it sent is read first: closing a connection with unread data resets it, and the refusal
-    # would be lost.
-    with suppress(OSError):
-        connection.recv(256)
-    with suppress(OSError):
-        connection.send(json.dumps({"refused": reason}).encode())
-    connection.close()
 
 
 def _after_fork_in_child() -> None:
     global _server
-    if _server is not None:
-        # Close, do not withdraw: the parent still serves.
-        _server.close()
-        _server = None
+    # Close, do not withdraw: the parent still serves.
+    for server in _servers:
+        server.close()
+    _servers.clear()
+    _server = None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

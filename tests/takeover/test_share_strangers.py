@@ -212,7 +212,7 @@ def test_who_cannot_be_accepted_is_not_looked_at() -> None:
                 server._used_up = True
                 assert server._wait() == {}, "no end of waking up for what cannot be accepted"
                 assert offer.listener.fileno() in server._wait()
-        os.close(server._news)
+        server._news.close()
 
 
 def test_one_thread_serves_all_offers_and_ends_with_them() -> None:
@@ -249,9 +249,14 @@ def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_forked_child_closes_what_is_served() -> None:
     with reserve() as r, visit(r.share()) as sock:
         token = r.share()
+        assert share._server is not None
+        assert r._offer is not None
+        assert r._offer.listener is not None
+        served = [share._server._news, r._offer.listener]
+        names = [f"socket:[{os.fstat(one.fileno()).st_ino}]" for one in served]
 
         def look() -> None:
-            assert not [one for one in descriptors() if "eventfd" in one]
+            assert not [one for one in descriptors() if one.split()[1] in names]
             assert r.released
             r.release()  # the parent's, which must not feel it
             assert share._server is None
