@@ -25,6 +25,7 @@ import os
 import secrets
 import select
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -75,6 +76,7 @@ class Offer:
 
         Raises EphemportError when there is no descriptor or no thread left to serve with.
         """
+        handled = sys.exc_info()[1]
         with lock:
             hold = self.hold
             try:
@@ -89,6 +91,10 @@ class Offer:
                 for server in _servers:
                     server.forget(self)
                 self.close()
+                interrupted = error.__context__
+                if isinstance(error, RuntimeError) and interrupted not in (None, handled):
+                    # A signal handler raised, and threading failed while it cleaned up.
+                    raise interrupted from None
                 # RuntimeError: what threading raises when there can be no more threads.
                 if hold is not None and isinstance(error, (OSError, RuntimeError)):
                     reason = getattr(error, "strerror", None) or error
