@@ -68,9 +68,7 @@ class PortAllocator(EndsWithBlock):
             TypeError: `preferred_port` is not an int.
             ValueError: The category is unknown, or `preferred_port` is no port.
         """
-        # The 0 after it means any port.
-        wanted = None if preferred_port is None else (preferred_port, 0)
-        return self.allocate(category, Request(port=wanted)).port
+        return self.allocate(category, _preferring(preferred_port)).port
 
     def allocate(self, category: str, request: Request) -> Reservation:
         """Reserve a port of a category, with the arguments of `reserve()`.
@@ -107,9 +105,30 @@ class PortAllocator(EndsWithBlock):
         """
         key = whole(port, "port must be an int or a Reservation")
         with lock:
-            reservation = self._reservations.pop(key, None)
+            reservation = self._reservations.get(key)
             if reservation is not None:
+                self._let_go([reservation])
+
+    def _let_go(self, reservations: Iterable[Reservation]) -> None:
+        """Release first, then forget: after an exception of a signal handler, call it again."""
+        with lock:
+            for reservation in reservations:
                 reservation.release()
+                # This allocator may have reserved the same port again.
+                if self._reservations.get(reservation.port) is reservation:
+                    del self._reservations[reservation.port]
+
+    @contextmanager
+    def _kept_in_block(self, reservations: Sequence[Reservation]) -> Iterator[None]:
+        # Twice: a signal handler may raise in the first.
+        try:
+            try:
+                self._keep(reservations)
+                yield
+            finally:
+                self._let_go(reservations)
+        finally:
+            self._let_go(reservations)
 
     def allocate_port_range(self, count: int, category: str = "testing") -> list[int]:
         """Reserve several ports of a category: all of them or, after an error, none.
@@ -149,11 +168,10 @@ class PortAllocator(EndsWithBlock):
             TypeError: `preferred_port` is not an int.
             ValueError: The category is unknown, or `preferred_port` is no port.
         """
-        port = self.allocate_port(category, preferred_port)
-        try:
-            yield port
-        finally:
-            self.release_port(port)
+        # Only this frame has the reservation until the block that releases it has begun.
+        reservation = reserve_from(self.source(category), _preferring(preferred_port))
+        with self._kept_in_block([reservation]):
+            yield reservation.port
 
     @contextmanager
     def port_range_context(self, count: int, category: str = "testing") -> Iterator[list[int]]:
@@ -171,12 +189,9 @@ class PortAllocator(EndsWithBlock):
             TypeError: `count` is not an int.
             ValueError: The category is unknown, or `count` is negative or above 65535.
         """
-        ports = self.allocate_port_range(count, category)
-        try:
-            yield ports
-        finally:
-            for port in ports:
-                self.release_port(port)
+        group = reserve_many_from(self.source(category), Request(), count)
+        with self._kept_in_block(group):
+            yield group.ports
 
     def reservation(self, port: SupportsIndex) -> Reservation:
         """The reservation of an allocated port.
@@ -294,11 +309,7 @@ class NestedAllocator(PortAllocator):
     def release_all(self) -> None:
         """Release all ports that this allocator allocated itself."""
         with lock:
-            for reservation in self._own:
-                reservation.release()
-                # The outer allocator may have reserved the same port again.
-                if self._reservations.get(reservation.port) is reservation:
-                    del self._reservations[reservation.port]
+            self._let_go(self._own)
             self._own.clear()
 
 
@@ -441,6 +452,11 @@ def port_range_context(count: int, category: str = "testing") -> Iterator[list[i
     """
     with get_port_allocator().port_range_context(count, category) as ports:
         yield ports
+
+
+def _preferring(port: SupportsIndex | None) -> Request:
+    # The 0 after it means any port.
+    return Request(port=None if port is None else (port, 0))
 
 
 def _range_info(category: str, ports: Sequence[int], used: Collection[int]) -> dict[str, Any]:

@@ -4,5 +4,5 @@ Read in this order: `hold` has the sockets and is the one place for setsockopt()
 hold, `identity` recognizes its sockets, and `end` reports how it ended. `handoffs` changes a hold
 so that its server gets the port. `host` finds the address that the server binds. `sources` find the
 ports. `request` checks the arguments of `reserve()` and gets holds from a source. `mode` chooses
-the source. `ranges` and `lock_folder` are for the documented fixed ranges.
+the source. `ranges`, `lock_file` and `lock_folder` are for the documented fixed ranges.
 """

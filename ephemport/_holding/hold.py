@@ -376,17 +376,18 @@ class ReservedHold(Hold):
     __slots__ = ()
 
     def __del__(self) -> None:
-        if not self.closed:
-            protocol = "both" if len(self.parts) > 1 else _protocol_of(self.parts[0][0])
-            try:
+        try:
+            if not self.closed:
+                protocol = "both" if len(self.parts) > 1 else _protocol_of(self.parts[0][0])
                 warnings.warn(
                     f"unreleased reservation of port {self.port} ({protocol})",
                     ResourceWarning,
                     stacklevel=1,
                     source=self,
                 )
-            finally:
-                self.close()
+        finally:
+            # Even without sockets: a signal handler may have raised before the lease was closed.
+            self.close()
 
 
 def live_inodes() -> set[int]:

@@ -42,7 +42,7 @@ except PortLocked as error:
 locked.close()
 assert os.listdir(sys.argv[1]) == []
 if os.fork() == 0:
-    folder.lock(10001, "gw0")
+    left = folder.lock(10001, "gw0")
     os.kill(os.getpid(), signal.SIGKILL)
 os.wait()
 assert os.listdir(sys.argv[1]) == ["10001.lock"]

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from ephemport import PortsExhausted, PortUnavailable, Reservation
-from ephemport._holding.lock_folder import LockFile, LockFolder, NotOurFile, PortLocked
+from ephemport._holding.lock_file import LockFile
+from ephemport._holding.lock_folder import LockFolder, NotOurFile, PortLocked
 from ephemport._holding.request import Request
 from ephemport._holding.sources.fixed import Fixed
 from ephemport._reservation import reserve_from, reserve_many_from
@@ -258,7 +259,7 @@ def test_a_descriptor_that_the_program_closed_and_used_again_stays_open(
 ) -> None:
     folder = LockFolder(tmp_path / "locks")
     locked = folder.lock(10000, "gw0")
-    number = locked._descriptor
+    number = locked._numbers[0]
     os.close(number)
     end(locked)  # closed, and nothing there
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
@@ -271,10 +272,10 @@ def test_a_descriptor_that_the_program_closed_and_used_again_stays_open(
     # The same descriptor has the next lock of the same port, perhaps in a file with the same inode.
     (folder.path / "10000.lock").unlink()
     again = folder.lock(10000, "gw0")
-    if again._descriptor != number:
-        os.dup2(again._descriptor, number)
-        os.close(again._descriptor)
-        again._descriptor = number
+    if again._numbers[0] != number:
+        os.dup2(again._numbers[0], number)
+        os.close(again._numbers[0])
+        again._numbers[0] = number
     end(locked)
     assert (folder.path / "10000.lock").exists()
     os.fstat(number)
@@ -429,10 +430,11 @@ def test_a_file_of_the_former_format_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_worker_may_be_named_anything(tmp_path: Path) -> None:
     locks = LockFolder(tmp_path / "locks")
+    kept: list[LockFile] = []  # without it the child would remove the file
     for worker in ("", "gw0\npid 1", "ü" * 5000, "\udcff", "a\rb", " "):
 
         def killed(worker: str = worker) -> None:
-            locks.lock(10000, worker)
+            kept.append(locks.lock(10000, worker))
 
         in_child(killed)
         assert locks.path.joinpath("10000.lock").exists()
