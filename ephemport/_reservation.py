@@ -140,13 +140,13 @@ class Reservation(EndsWithBlock):
         return self.__enter__()
 
     def __copy__(self) -> Never:
-        raise TypeError(f"{self!r} cannot be copied: {_ONE_OF_A_KIND}")
+        raise TypeError(f"{self!r} cannot be copied: it {_ONE_OF_A_KIND}")
 
     def __deepcopy__(self, memo: object) -> Never:
         self.__copy__()
 
     def __reduce_ex__(self, protocol: object) -> Never:
-        raise TypeError(f"{self!r} cannot be pickled: {_ONE_OF_A_KIND}")
+        raise TypeError(f"{self!r} cannot be pickled: it {_ONE_OF_A_KIND}")
 
     def listen(self, backlog: int | None = None) -> socket.socket:
         """Make a socket that listens on (host, port). The hold stays; the port is never free.
@@ -306,7 +306,7 @@ class Reservation(EndsWithBlock):
 
 
 _ONE_OF_A_KIND = (
-    "it is held by this process. For another process there is share(), which gives a token that "
+    "is held by this process. For another process there is share(), which gives a token that "
     "it can adopt()"
 )
 
@@ -320,6 +320,8 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
     Raises:
         TypeError: `reservations` has something that is not a reservation.
     """
+
+    __slots__ = ("__weakref__", "_reservations")
 
     def __init__(self, reservations: Iterable[Reservation]) -> None:
         self._reservations = tuple(_checked_reservations(reservations))
@@ -390,7 +392,7 @@ class ReservationGroup(EndsWithBlock, Sequence[Reservation]):
         return self.__enter__()
 
     def __copy__(self) -> Never:
-        raise TypeError(f"{self!r} cannot be copied: each {_ONE_OF_A_KIND}")
+        raise TypeError(f"{self!r} cannot be copied: each port {_ONE_OF_A_KIND}")
 
     def __repr__(self) -> str:
         return f"<ReservationGroup {list(self._reservations)!r}>"

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ephemport._kernel.processes import is_running
+from ephemport._kernel.processes import is_running, pids
 
 
 class How(Enum):
@@ -58,4 +58,5 @@ def why_not_held(end: End | None) -> str:
 
 
 def _has_ended(pid: int | None) -> str:
-    return "" if pid is not None and is_running(pid) else ", which has ended"
+    # Without /proc no process is seen, and whether it has ended is unknown.
+    return "" if pid is not None and (is_running(pid) or not pids()) else ", which has ended"

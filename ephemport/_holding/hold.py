@@ -414,8 +414,9 @@ def _bind_beside(sock: SocketType, endpoint: Endpoint, port: int) -> None:
 
 
 def _default_receive_buffer() -> int:
-    with open("/proc/sys/net/core/rmem_default", encoding="utf-8") as file:
-        return int(file.read())
+    # Not from /proc/sys, which is out of sight after chroot().
+    with socket(AF_INET, SOCK_DGRAM) as fresh:
+        return fresh.getsockopt(SOL_SOCKET, SO_RCVBUF)
 
 
 # The pid that has the holds. A forked child needs its parent's, and the parent may have ended.

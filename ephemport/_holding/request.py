@@ -255,7 +255,7 @@ class Request:
             if standing_in_the_way(port, self.protocol):
                 diagnosis = diagnose(port, self.protocol)
                 return PortUnavailable(
-                    f"{asked}{port}: {diagnosis}. End that process, or ask for another row",
+                    f"{asked}{port}: {diagnosis}. {_first_step(diagnosis)}, or ask for another row",
                     port=port,
                     protocol=self.protocol,
                     diagnosis=diagnosis,
@@ -307,20 +307,24 @@ def unavailable(port: int, protocol: str, error: OSError, verb: str = "reserve")
 
 
 def _what_to_do(port: int, diagnosis: Diagnosis | None, verb: str) -> str:
+    """What to do about a port that is taken."""
+    first = _first_step(diagnosis)
+    if verb == "listen on":
+        return f"{first}, or reserve another port"
+    return f"{first}, or ask for another port (port=[{port}, 0] falls back to any)"
+
+
+def _first_step(diagnosis: Diagnosis | None) -> str:
     """What to do about the process or connection that stands in the way of a port."""
     found = diagnosis.found if diagnosis is not None else ()
     pids = {one.pid for one in found}
     if not found:
-        first = "Ask again"
-    elif os.getpid() in pids:
-        first = "Close or release it in this process"
-    elif any(one.state not in (TIME_WAIT, CLOSING) for one in found):
-        first = "End that process"
-    else:
-        first = "Wait for that"
-    if verb == "listen on":
-        return f"{first}, or reserve another port"
-    return f"{first}, or ask for another port (port=[{port}, 0] falls back to any)"
+        return "Ask again"
+    if os.getpid() in pids:
+        return "Close or release it in this process"
+    if any(one.state not in (TIME_WAIT, CLOSING) for one in found):
+        return "End that process"
+    return "Wait for that"
 
 
 def exhausted(error: OSError, protocol: str | None = None) -> Exception:

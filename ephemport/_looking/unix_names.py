@@ -31,11 +31,15 @@ class Standing(Enum):
 
 
 class UnixName(NamedTuple):
-    """The name of a Unix socket, what has it now, and who: one phrase for each socket."""
+    """The name of a Unix socket, what has it now, and who: one phrase for each socket.
+
+    ours: whether this process has an abstract name itself.
+    """
 
     name: bytes
     standing: Standing
     who: tuple[str, ...]
+    ours: bool = False
 
     @property
     def is_abstract(self) -> bool:
@@ -72,7 +76,9 @@ def look_at_name(name: bytes) -> UnixName:
     if name.startswith(b"\0"):
         same = [one for one in read_unix_sockets() if one.name == name]
         standing = Standing.BOUND if same else Standing.NOTHING
-        return UnixName(name, standing, _who(same, ""))
+        bound = {one.inode for one in same if one.state is not UnixState.ESTABLISHED}
+        ours = bool(owners(bound, within=[os.getpid()]))
+        return UnixName(name, standing, _who(same, ""), ours)
     try:
         file = os.stat(name)
     except OSError:

@@ -15,7 +15,14 @@ from ephemport._errors import EphemportError, ServerExited, TakeoverTimeout, Wro
 from ephemport._holding.hold import live_inodes
 from ephemport._holding.host import endpoint
 from ephemport._kernel.lookup import Lookup
-from ephemport._kernel.processes import command_line, descendants, is_running, owners, user_of
+from ephemport._kernel.processes import (
+    command_line,
+    descendants,
+    is_running,
+    owners,
+    pids,
+    user_of,
+)
 from ephemport._kernel.protocols import PARTS
 from ephemport._kernel.sockets import SocketRecord
 from ephemport._looking.diagnosis import LISTENS, RECEIVES, Diagnosis, diagnosis_or_none
@@ -271,9 +278,13 @@ class _Watch:
 
     def _right_one(self, records: list[SocketRecord]) -> Listener | None:
         if self._pid is None:
-            pids = owners_of(records)
-            return listener_of(records[0], pids.get(records[0].inode))
+            openers = owners_of(records)
+            return listener_of(records[0], openers.get(records[0].inode))
         family = descendants(self._pid)
+        if not family and not pids():
+            # Without /proc no process is seen, and whose a socket is is unknown, except its user.
+            ours = [one for one in records if one.uid == os.geteuid()]
+            return listener_of(ours[0], None) if ours else None
         of_family = owners({record.inode for record in records}, within=family)
         hidden = {user_of(pid) for pid in family if not os.access(f"/proc/{pid}/fd", os.R_OK)}
         for record in records:
@@ -287,9 +298,10 @@ class _Watch:
 
     def _wrong(self, record: SocketRecord, also: bool) -> WrongListener:
         """Return the error for a stranger's socket; `also`: the process listens there as well."""
-        pids = owners_of([record]).get(record.inode) or []
-        stranger = listener_of(record, pids)
-        options = options_of(record, pids)
+        openers = owners_of([record]).get(record.inode) or []
+        stranger = listener_of(record, openers)
+        options = options_of(record, openers)
+        end = "Close it in this process" if os.getpid() in openers else "End it"
         if self._has_ended():
             state = "has ended"
         else:
@@ -297,7 +309,7 @@ class _Watch:
         return WrongListener(
             f"port {self._port} has the wrong listener: {stranger}"
             f"{f' ({options})' if options is not None else ''}, while {self._name()} {state}. "
-            "Clients that connect reach the wrong server. End it, or reserve another port",
+            f"Clients that connect reach the wrong server. {end}, or reserve another port",
             port=self._port,
             protocol=self._protocol,
             diagnosis=diagnosis_or_none(self._port, self._protocol),

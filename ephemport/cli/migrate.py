@@ -121,11 +121,11 @@ def _counted(count: int, what: str) -> str:
 
 
 def _says(path: Path, text: str) -> bool:
-    from ephemport.migrate.finding import read_source
+    from ephemport.migrate.finding import UNREADABLE, read_source
 
     try:
         return read_source(path) == text
-    except (SyntaxError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
 
 

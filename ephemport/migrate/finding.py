@@ -1,7 +1,9 @@
 """Reading one file: every number that may be a port, and what is said around it."""
 
+import ast
 import re
 import tokenize
+import warnings
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,11 +23,14 @@ from ephemport.migrate.uses import QUANTITY, File, Meaning, Use
 from ephemport.migrate.words import PORTS
 
 _NOQA = re.compile(r"#\s*noqa(?P<codes>:\s*[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*)?", re.I)
+# What Python and libcst raise for files: those they cannot decode or parse, those nested too deeply
+# for them, and ints of too many digits (ValueError, as UnicodeDecodeError is).
+UNREADABLE = (SyntaxError, ValueError, LookupError, RecursionError, MemoryError)
 _STRING = re.compile(r"^([a-zA-Z]*)('''|\"\"\"|'|\")", re.S)
 
 
 def read_source(path: Path) -> str:
-    """A file's text as Python reads it, line ends as they are. SyntaxError, UnicodeDecodeError."""
+    """A file's text as Python reads it, line ends as they are. UNREADABLE."""
     data = path.read_bytes()
     encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
     return data.decode(encoding)
@@ -33,26 +38,48 @@ def read_source(path: Path) -> str:
 
 def read_file(path: Path) -> File:
     """What a Python file tells; one that cannot be read is `unreadable`."""
+    source = ""
     try:
         source = read_source(path)
-    except (SyntaxError, UnicodeDecodeError, OSError) as error:
-        return File(path, "", unreadable=str(error))
-    file = File(path, source)
-    if not needs_reading(source) and glance(file):
-        return file
-    try:
-        module = cst.parse_module(source)
+        return _read(File(path, source))
     except cst.ParserSyntaxError as error:
-        file.unreadable = f"{error.message} (line {error.raw_line})"
+        why = f"{error.message} (line {error.raw_line})"
+    except (*UNREADABLE, OSError) as error:
+        why = "too deeply nested" if _is_about_depth(error) else str(error)
+    return File(path, source, unreadable=why)
+
+
+def _read(file: File) -> File:
+    if not needs_reading(file.source) and glance(file):
         return file
-    except RecursionError:
-        file.unreadable = "too deeply nested"
-        return file
+    _refuse_deep(file.source)
+    module = cst.parse_module(file.source)
     _read_noqa(file)
     finder = _Finder(file, module, positions_in(module))
     module.visit(finder)
     finder.follow()
     return file
+
+
+def _is_about_depth(error: BaseException | None) -> bool:
+    # libcst answers its RecursionError with a KeyError, whose text is the repr() of a whole tree.
+    while error is not None and not isinstance(error, (RecursionError, MemoryError)):
+        error = error.__context__
+    return error is not None
+
+
+def _refuse_deep(source: str) -> None:
+    """Raise RecursionError or MemoryError for what is nested too deeply for Python."""
+    # libcst's parser has no limit: it overflows the stack, and the process ends by SIGSEGV.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(source)
+    except SyntaxError as error:
+        if "too many nested" in error.msg:
+            raise RecursionError from error
+    except ValueError:
+        pass  # a zero byte, for which libcst has the words
 
 
 def _read_noqa(file: File) -> None:

@@ -30,7 +30,7 @@ def glance(file: File) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(file.source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     calls: list[ast.Call] = []
     named: list[tuple[str, int, int]] = []

@@ -289,7 +289,11 @@ def _of_unix_name(name: bytes | None, evidence: Evidence) -> str:
     found = look_at_name(name)
     if found.is_abstract:
         own = "  own name  with the process id in it: f'\\0name-{os.getpid()}'"
-        isolate = "" if evidence.isolation else f"\n{_ISOLATE}, and abstract names of its own"
+        isolate = (
+            ""
+            if evidence.isolation or found.ours
+            else f"\n{_ISOLATE}, and abstract names of its own"
+        )
         return f"{found}\n\nIt is not a port. What helps:\n{own}{isolate}"
     ways = (
         "  a private folder   tmp_path / 'name' (pytest's fixture), or tempfile's "

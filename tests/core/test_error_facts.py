@@ -3,6 +3,7 @@
 import copy
 import pickle
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -147,7 +148,7 @@ def test_the_fixed_source(tmp_path: Any) -> None:
         with pytest.raises(PortUnavailable, match="outside the range") as caught:
             other.allocate("servers", Request(port=9001))
         assert (caught.value.port, caught.value.protocol) == (9001, "tcp")
-        with pytest.raises(PortsExhausted, match=r"looked for 101 tcp ports.*100 ports") as none:
+        with pytest.raises(PortsExhausted, match=r"looked for 101 ports.*100 ports") as none:
             one.allocate_port_range(101, "servers")
         assert (none.value.port, none.value.protocol) == (None, "tcp")
         assert "ephemeral port range" not in str(none.value)
@@ -194,3 +195,27 @@ def _exhausted(
         reserve_many(**terms)
     assert (caught.value.port, caught.value.protocol) == (None, "tcp")
     return str(caught.value)
+
+
+def test_a_port_of_this_process_is_not_ended_by_ending_it() -> None:
+    with reserve() as r:
+        with pytest.raises(PortUnavailable, match="Close or release it in this process, or") as one:
+            reserve_many(2, contiguous=True, port=r.port)
+        assert "End that process" not in str(one.value)
+        with r.listen(), subprocess.Popen(["cat"], stdin=subprocess.PIPE) as cat:
+            with pytest.raises(WrongListener, match="Close it in this process, or reserve"):
+                r.wait_listening(10, cat)
+            cat.communicate()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ("tcp", "a port for TCP in"),
+        ("udp", "a port for UDP in"),
+        ("both", "a port for TCP and UDP"),
+    ],
+)
+def test_a_lack_of_ports_names_the_protocols(protocol: str, words: str) -> None:
+    with pytest.raises(PortsExhausted, match=f"looked for {words}"):
+        reserve(protocol=protocol, exclude=range(65536))

@@ -202,6 +202,19 @@ def test_it_cannot_be_copied(copied: Callable[[object], object]) -> None:
                 copied(one)
 
 
+def test_a_copy_of_a_group_is_refused_in_a_sentence() -> None:
+    with reserve_many(2) as group:
+        with pytest.raises(TypeError, match="cannot be copied: each port is held by this process"):
+            copy.copy(group)
+
+
+def test_a_group_takes_no_attributes() -> None:
+    with reserve_many(2) as group:
+        for name in ("port", "ports"):
+            with pytest.raises(AttributeError):
+                setattr(group, name, 1)
+
+
 def test_it_cannot_be_pickled_and_names_share() -> None:
     with reserve() as r, reserve_many(2) as group:
         for one in (r, group):

@@ -21,6 +21,20 @@ os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 sys.path_importer_cache.clear()
 """
+ROOTLESS = """
+import os, socket, sys
+sys.path.insert(0, sys.argv[1])
+import ephemport
+from ephemport.compat import PortAllocator
+ephemport.wait_listening, ephemport.reserve
+try:
+    ephemport.wait_listening(9, 0)
+except ephemport.TakeoverTimeout:
+    pass
+os.chroot(sys.argv[2])
+os.chdir("/")
+sys.path_importer_cache.clear()
+"""
 NOT_BEFORE = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
@@ -91,3 +105,37 @@ def test_what_was_never_asked_for_is_named(
         )
     else:
         assert f"EphemportError: cannot use {use}: " in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("use", "answer"),
+    [
+        (
+            "r = ephemport.reserve(); s = r.listen(); "
+            "print('found', r.wait_listening(.5, process=os.getpid()))",
+            "found an unseen process (uid 0) listens on 127.0.0.1:",
+        ),
+        (
+            "PortAllocator(mode='fixed')",
+            "EphemportError: cannot find the modes: ",
+        ),
+        (
+            "ephemport.reserve(protocol='udp', host='::').listen(); print('well')",
+            "well",
+        ),
+        (
+            "r = ephemport.reserve(); pid = os.fork(); print(r) if pid == 0 else os.wait()",
+            "released here, kept by pid ",
+        ),
+    ],
+    ids=["its own listener", "modes", "UDP on every address", "forked"],
+)
+def test_without_proc_nothing_false_is_said(
+    only_root_sees_it: Path, tmp_path: Path, use: str, answer: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    said = run(f"{ROOTLESS}{use}", only_root_sees_it, empty)
+    assert answer in said
+    assert "has ended" not in said
+    assert "ModuleNotFoundError" not in said.splitlines()[-1]

@@ -97,7 +97,7 @@ def _outside(folder: str) -> None:
     held = [take(fixed, Request(protocol="both")) for _ in range(10)]
     with pytest.raises(PortsExhausted) as caught:
         take(fixed)
-    assert "a tcp port in the fixed range 10000-10009 of worker 'gw0'" in str(caught.value)
+    assert "a port for TCP in the fixed range 10000-10009 of worker 'gw0'" in str(caught.value)
     assert "of its 10 ports 10 are locked" in str(caught.value)
     assert folder in str(caught.value)
     for r in held:

@@ -408,8 +408,8 @@ def _counts(folder: str) -> None:
         with pytest.raises(PortsExhausted) as caught:
             take(fixed, Request(exclude=exclude))
         assert (
-            "looked for a tcp port in the fixed range 10000-10009 of worker 'gw0'; of its 10 ports "
-            f"6 are locked by ephemport (see {folder}), "
+            "looked for a port for TCP in the fixed range 10000-10009 of worker 'gw0'; of its 10 "
+            f"ports 6 are locked by ephemport (see {folder}), "
             "1 are used by sockets without a lock there, 1 are left out because of files that "
             "ephemport did not write (10002.lock), 2 are excluded. Release ports"
         ) in str(caught.value)

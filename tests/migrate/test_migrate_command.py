@@ -188,3 +188,29 @@ def test_a_rewritten_file_keeps_its_mode_and_its_owner(tmp_path: Path) -> None:
         before.st_uid,
         before.st_gid,
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (f"PORT = 9001\nx = {' + '.join(['a'] * 1000)}\n", "too deeply nested"),
+        (f"PORT = 9001\nx = {' + '.join(['a'] * 8000)}\n", "too deeply nested"),
+        (f"x = {'(' * 3000}9001{')' * 3000}\n", "too deeply nested"),
+        (f"x = {'-' * 20000}9001\n", "too deeply nested"),
+        ("if a: x = 9001\n" + "elif b: x = 2\n" * 800, "too deeply nested"),
+        ("# coding: rot13\nx = 9001\n", "rot13"),
+        (f"PORT = 9001\nx = {'1' * 5000}\n", "Exceeds the limit"),
+    ],
+    ids=["1000 terms", "8000 terms", "parentheses", "signs", "elif", "codec", "digits"],
+)
+def test_an_odd_file_is_reported_and_the_rest_is_examined(
+    folder: Folder, source: str, why: str
+) -> None:
+    folder.write(test_odd=source, test_it="import server\nserver.start(port=9002)\n")
+    done = folder.migrate()
+    assert done.status == 1, done.stderr
+    (line,) = (one for one in done.stdout.splitlines() if "EPH900" in one)
+    assert line.startswith("test_odd.py:1:1 EPH900 cannot be read, and is left: ")
+    assert why in line
+    assert "test_it.py:2" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -98,8 +98,25 @@ def test_an_abstract_name(suite: Suite) -> None:
     assert "the abstract Unix name @ephemport-/" in section
     assert "listens on it" in section
     assert "os.getpid()" in section
-    assert "--ephemport-isolate" in section
     assert "tmp_path / 'name'" not in section
+    # Isolation does not separate a process from itself.
+    assert "--ephemport-isolate" not in section
+
+
+def test_an_abstract_name_of_another_process(suite: Suite) -> None:
+    program = "import socket,sys; s=socket.socket(1); s.bind(chr(0)+sys.argv[1]); s.listen()"
+    body = f"""
+    name = f'ephemport-{{tmp_path}}'
+    with subprocess.Popen(
+        [sys.executable, '-c', '{program}; print(flush=True); input()', name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        with unix() as sock: sock.bind('\\0ephemport-' + str(tmp_path))
+"""
+    section = report_of(suite, body)
+    assert "os.getpid()" in section
+    assert "--ephemport-isolate" in section
     assert "--ephemport-isolate" not in report_of(suite, body, "--ephemport-isolate")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ephemport._later import importing
+
 if TYPE_CHECKING:
     from ephemport._errors import PortsExhausted
     from ephemport._holding.hold import Hold
@@ -48,23 +50,30 @@ class Terms(NamedTuple):
 
 def not_enough(protocol: str, count: int, *, in_a_row: bool) -> str:
     """The beginning of the error of a source that has no `count` ports."""
+    what = {"tcp": "TCP", "udp": "UDP"}.get(protocol, "TCP and UDP")
     if count == 1:
-        return f"no port left: looked for a {protocol} port"
+        return f"no port left: looked for a port for {what}"
     row = " in a row" if in_a_row else ""
-    return f"not enough ports left: looked for {count} {protocol} ports{row}"
+    return f"not enough ports left: looked for {count} ports{row} for {what}"
 
 
 @cache
 def modes() -> tuple[str, ...]:
     """The names of all sources."""
-    import pkgutil
+    with importing("find the modes"):
+        import pkgutil
 
-    return tuple(one.name for one in pkgutil.iter_modules(__path__))
+        found = tuple(one.name for one in pkgutil.iter_modules(__path__))
+        if not found:
+            raise ModuleNotFoundError(name=__name__)
+    return found
 
 
 def open_sources(mode: str, terms: Terms) -> dict[str, Source]:
     """The sources of a mode, one per category. Raises EphemportError if the mode cannot be used."""
-    import importlib
+    with importing(f"use mode {mode!r}"):
+        import importlib
 
-    sources: dict[str, Source] = importlib.import_module(f"{__name__}.{mode}").open_sources(terms)
+        module = importlib.import_module(f"{__name__}.{mode}")
+    sources: dict[str, Source] = module.open_sources(terms)
     return sources
