@@ -112,11 +112,14 @@ class PortAllocator(EndsWithBlock):
     def _let_go(self, reservations: Iterable[Reservation]) -> None:
         """Release first, then forget: after an exception of a signal handler, call it again."""
         with lock:
-            for reservation in reservations:
-                reservation.release()
-                # This allocator may have reserved the same port again.
-                if self._reservations.get(reservation.port) is reservation:
-                    del self._reservations[reservation.port]
+            self._release_and_forget(reservations)
+
+    def _release_and_forget(self, reservations: Iterable[Reservation]) -> None:
+        for reservation in reservations:
+            reservation.release()
+            # This allocator may have reserved the same port again.
+            if self._reservations.get(reservation.port) is reservation:
+                del self._reservations[reservation.port]
 
     @contextmanager
     def _kept_in_block(self, reservations: Sequence[Reservation]) -> Iterator[None]:

@@ -282,15 +282,18 @@ class Hold:
             sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
 
+    def _shut(self, kind: int) -> list[SocketType]:
+        return [
+            sock
+            for sock in self.sockets
+            if sock.type == kind and not sock.getsockopt(SOL_SOCKET, SO_REUSEADDR)
+        ]
+
     @contextmanager
     def ajar(self, kind: int) -> Iterator[None]:
         """Let in sockets with SO_REUSEADDR while the block runs, if the hold is exclusive."""
         with lock:
-            shut = [
-                sock
-                for sock in self.sockets
-                if sock.type == kind and not sock.getsockopt(SOL_SOCKET, SO_REUSEADDR)
-            ]
+            shut = self._shut(kind)
             try:
                 for sock in shut:
                     sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)

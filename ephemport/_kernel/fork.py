@@ -10,6 +10,8 @@ import os
 import threading
 from collections import deque
 
+# A `with lock:` calls what it guards, and has no loop with a condition of its own: at the jump back
+# of such a loop CPython 3.13 looks for signals, and an exception there does not give the lock back.
 lock = threading.RLock()
 
 # Changes before every fork. It is rotated, not counted up: a hook in C cannot be interrupted by a

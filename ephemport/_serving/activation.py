@@ -101,9 +101,11 @@ def on_their_way(
             _on_their_way.update(dict.fromkeys(sockets))
         yield sockets
     finally:
-        for sock in sockets:
-            sock.close()
-            _on_their_way.pop(sock, None)
+        # Under the lock: a child that is forked in the middle of a close has a copy.
+        with lock:
+            for sock in sockets:
+                sock.close()
+                _on_their_way.pop(sock, None)
 
 
 def are_passed_by_this_thread(sockets: Iterable[socket.socket]) -> None:

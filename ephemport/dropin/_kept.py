@@ -96,20 +96,23 @@ def try_to_keep(port: int, protocol: str) -> bool:
 
 def give_back(port: int, protocol: str = "both") -> None:
     """Let a port go. A port that is not held is left alone."""
-    with lock:
-        for kind in KINDS[protocol]:
-            reservation = _kept.get((kind, port))
-            if reservation is not None:
-                let_go(reservation)
+    for kind in KINDS[protocol]:
+        reservation = _kept.get((kind, port))
+        if reservation is not None:
+            let_go(reservation)
 
 
 def let_go(reservation: Reservation) -> None:
     """Release a reservation. If very many are kept, another one may have its port by now."""
     with lock:
-        for kind in KINDS[reservation.protocol]:
-            if _kept.get((kind, reservation.port)) is reservation:
-                del _kept[kind, reservation.port]
+        _forget(reservation)
         reservation.release()
+
+
+def _forget(reservation: Reservation) -> None:
+    for kind in KINDS[reservation.protocol]:
+        if _kept.get((kind, reservation.port)) is reservation:
+            del _kept[kind, reservation.port]
 
 
 def share(port: int) -> str:

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from itertools import chain
 
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.acquire import hold_port
@@ -39,19 +40,25 @@ class Fixed:
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         with lock:
-            for port in self._in_turn():
-                if port not in exclude:
-                    try:
-                        held = self.hold_port(port, protocol)
-                    except PortUnavailable:
-                        continue
-                    except OSError as error:
-                        if error.errno != errno.EADDRINUSE:
-                            raise
-                        continue
-                    self._next = (self._ports.index(port) + 1) % len(self._ports)
-                    return held
-        raise self.exhausted(protocol, exclude)
+            held = self._hold_next(protocol, exclude)
+        if held is None:
+            raise self.exhausted(protocol, exclude)
+        return held
+
+    def _hold_next(self, protocol: str, exclude: Collection[int]) -> Hold | None:
+        for port in self._in_turn():
+            if port not in exclude:
+                try:
+                    held = self.hold_port(port, protocol)
+                except PortUnavailable:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    continue
+                self._next = (self._ports.index(port) + 1) % len(self._ports)
+                return held
+        return None
 
     def hold_port(self, port: int, protocol: str) -> Hold:
         if port not in self._ports:
@@ -81,8 +88,8 @@ class Fixed:
         return f"{self._ports.start}-{self._ports.stop - 1}"
 
     def _in_turn(self) -> Iterator[int]:
-        yield from self._ports[self._next :]
-        yield from self._ports[: self._next]
+        # No generator: it would end in a finalizer, where what a signal handler raises is lost.
+        return chain(self._ports[self._next :], self._ports[: self._next])
 
     def exhausted(
         self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
