@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from contextlib import suppress
-from socket import SOCK_SEQPACKET, SocketType
+from socket import MSG_DONTWAIT, SOCK_SEQPACKET, SocketType
 
 PREFIX = "ephemport-share"
 
@@ -63,6 +63,6 @@ def refuse(connection: SocketType, reason: str) -> None:
     # What it sent is read first: closing a connection with unread data resets it, and the refusal
     # would be lost.
     with suppress(OSError):
-        connection.recv(256)
+        connection.recv(256, MSG_DONTWAIT)
     with suppress(OSError):
-        connection.send(json.dumps({"refused": reason}).encode())
+        connection.send(json.dumps({"refused": reason}).encode(), MSG_DONTWAIT)

@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from socket import SOCK_SEQPACKET, SocketType
+from socket import MSG_DONTWAIT, SOCK_SEQPACKET, SocketType
 from weakref import ref
 
 from ephemport._errors import EphemportError
@@ -46,6 +46,9 @@ HAVE_IT, LET_GO = b"+", b"."
 _MOST_VISITORS = 16
 # The most connections accepted in a row, so that a flood does not make the others wait.
 _MOST_AT_ONCE = 64
+# After so many seconds the thread looks at its descriptors again, even if nothing woke it: other
+# code may have closed and reused all of them just before it began to wait for them.
+_LOOK_AGAIN = 2.0
 # How long, in seconds, the thread rests when it has no descriptor left to accept with.
 _REST = 0.05
 _USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -199,7 +202,7 @@ class _Server:
         self._offers.append(offer)
         # BlockingIOError: more news than fit, so it wakes anyway.
         with suppress(BlockingIOError):
-            self._news.send(b".")
+            self._news.send(b".", MSG_DONTWAIT)
 
     def forget(self, offer: Offer) -> None:
         if offer in self._offers:
@@ -248,7 +251,11 @@ class _Server:
                 self._dismiss(visitor)
 
     def _wait(self) -> dict[int, int]:
-        """Return what happens next: descriptor -> events of poll(2). Empty: some time is up."""
+        """Return what happens next: descriptor -> events of poll(2). Empty: some time is up.
+
+        A descriptor is a number, which may be another file's by the time it is used. So nothing
+        here waits without an end, and MSG_DONTWAIT says again what each of our sockets is set to.
+        """
         poll = select.poll()
         if is_still(self._news, self._identity):
             poll.register(self._news, select.POLLIN)
@@ -262,18 +269,19 @@ class _Server:
         untils = [visitor.until for visitor in self._visitors]
         if self._used_up:
             untils.append(time.monotonic() + _REST)
-        left = max(min(untils) - time.monotonic(), 0) if untils else None
+        untils.append(time.monotonic() + _LOOK_AGAIN)
+        left = max(min(untils) - time.monotonic(), 0)
         # One more: poll() takes whole milliseconds and must not return too early.
-        ready = poll.poll(None if left is None else left * 1000 + 1)
+        ready = poll.poll(left * 1000 + 1)
         self._used_up = False
         return dict(ready)
 
     def _serve(self, ready: dict[int, int]) -> None:
         self._drop_lost()
         if self._news.fileno() in ready and is_still(self._news, self._identity):
-            with suppress(BlockingIOError):
+            with suppress(OSError):
                 while True:
-                    self._news.recv(1)
+                    self._news.recv(1, MSG_DONTWAIT)
         now = time.monotonic()
         # A visitor that has sent something is heard even if its time is up: it may be HAVE_IT.
         for visitor in [*self._visitors]:
@@ -292,8 +300,8 @@ class _Server:
 
     def _accept(self, offer: Offer) -> None:
         for _ in range(_MOST_AT_ONCE):
-            # A visitor that is heard may end the offer.
-            if offer.listener is None:
+            # A visitor that is heard may end the offer, and other code may close the listener.
+            if offer.listener is None or not offer.has_listener:
                 return
             try:
                 connection = accepted(offer.listener)
@@ -320,7 +328,7 @@ class _Server:
 
     def _hear(self, visitor: _Visitor) -> None:
         try:
-            said = visitor.connection.recv(256)
+            said = visitor.connection.recv(256, MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -346,7 +354,8 @@ class _Server:
             return
         terms = json.dumps({**offer.terms, "port": hold.port}).encode()
         try:
-            visitor.connection.sendmsg([terms], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sockets)])
+            given = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sockets)]
+            visitor.connection.sendmsg([terms], given, MSG_DONTWAIT)
         except OSError:
             self._dismiss(visitor)
         else:
@@ -359,7 +368,7 @@ class _Server:
             self._end(offer, _RELEASED)
             return
         try:
-            visitor.connection.send(LET_GO)
+            visitor.connection.send(LET_GO, MSG_DONTWAIT)
         except OSError:
             # It has hung up meanwhile, so the port stays ours.
             self._dismiss(visitor)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from ephemport import adopt, reserve
+from ephemport._kernel.fork import lock
 from ephemport._serving import share
 from tests.conftest import run_python
 from tests.core.helpers import eventually
 from tests.core.helpers import open_descriptors as descriptors
 from tests.core.test_interrupted import Interrupted, is_stopped_at
-from tests.takeover.sharing import servers
+from tests.takeover.sharing import Adopter, servers
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_served")
 
@@ -106,6 +107,38 @@ def test_one_descriptor_is_another_socket_now(which: str) -> None:
         assert peer.recv(10) == b"+"
         for sock in mine, peer, copy:
             sock.close()
+
+
+@pytest.mark.parametrize("where", ["_wait", "_serve"])
+def test_descriptors_are_other_sockets_just_after_the_thread_has_looked(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new sockets block, and nothing arrives at them."""
+    real = share.is_still
+    mine, peer = socket.socketpair()
+    copies: list[socket.socket] = []
+    with reserve() as r, reserve() as other:
+
+        def is_still(sock: Any, identity: Any) -> bool:
+            answer = real(sock, identity)
+            server = share._server
+            if server is not None and sock is server._news and not copies:
+                if sys._getframe(1).f_code.co_name == where:
+                    listeners = [one.listener for one in server._offers]
+                    for lost in filter(None, [server._news, *listeners]):
+                        os.dup2(mine.fileno(), lost.fileno())
+                        copies.append(socket.socket(fileno=lost.fileno()))
+            return answer
+
+        with lock:
+            r.share()
+            monkeypatch.setattr(share, "is_still", is_still)
+        eventually(lambda: len(copies) == 2)
+        adopter = Adopter(other.share())
+        assert adopter.end() == ""
+    eventually(lambda: not servers())
+    for sock in mine, peer, *copies:
+        sock.close()
 
 
 def share_and_release() -> None:
