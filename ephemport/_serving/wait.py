@@ -39,11 +39,11 @@ from ephemport._serving.output import captured_output
 
 # Pauses between two looks, in seconds. The median delay is half a pause, and a look with the sleep
 # before it costs up to 90 us, on a busy machine twice that. So the pause is 6 ms while most servers
-# start. Later it is 3 % of the time waited, and at most 100 ms. That makes some 155 looks in 5 s,
-# and 205 in 10 s.
+# start. Later it is 5 % of the time waited, and at most 100 ms. That makes some 110 looks in 5 s,
+# and 160 in 10 s.
 _FIRST_PAUSE = 0.001
 _USUAL_PAUSE = 0.006
-_SHARE_OF_WAIT = 0.03
+_SHARE_OF_WAIT = 0.05
 _LONGEST_PAUSE = 0.1
 # An expensive look (/proc/net on a busy machine) takes at most this share of the time.
 _LARGEST_SHARE = 0.05

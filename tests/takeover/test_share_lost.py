@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ephemport import adopt, reserve
+from ephemport._holding.identity import Identity, is_still
 from ephemport._kernel.fork import lock
 from ephemport._serving import share
 from tests.conftest import run_python
@@ -114,25 +115,26 @@ def test_descriptors_are_other_sockets_just_after_the_thread_has_looked(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new sockets block, and nothing arrives at them."""
-    real = share.is_still
+    real = is_still
     mine, peer = socket.socketpair()
     copies: list[socket.socket] = []
     with reserve() as r, reserve() as other:
 
-        def is_still(sock: Any, identity: Any) -> bool:
+        def look_and_lose(sock: socket.SocketType, identity: Identity) -> bool:
             answer = real(sock, identity)
             server = share._server
-            if server is not None and sock is server._news and not copies:
-                if sys._getframe(1).f_code.co_name == where:
-                    listeners = [one.listener for one in server._offers]
-                    for lost in filter(None, [server._news, *listeners]):
-                        os.dup2(mine.fileno(), lost.fileno())
-                        copies.append(socket.socket(fileno=lost.fileno()))
+            if server is None or sock is not server._news or copies:
+                return answer
+            if sys._getframe(1).f_code.co_name == where:
+                listeners = [one.listener for one in server._offers]
+                for lost in filter(None, [server._news, *listeners]):
+                    os.dup2(mine.fileno(), lost.fileno())
+                    copies.append(socket.socket(fileno=lost.fileno()))
             return answer
 
         with lock:
             r.share()
-            monkeypatch.setattr(share, "is_still", is_still)
+            monkeypatch.setattr(share, "is_still", look_and_lose)
         eventually(lambda: len(copies) == 2)
         adopter = Adopter(other.share())
         assert adopter.end() == ""
