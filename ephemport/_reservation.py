@@ -4,14 +4,17 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex, overload
 
-from ephemport._arguments import checked_count, shown
+from ephemport._arguments import shown
 from ephemport._errors import ReservationReleased
 from ephemport._holding.block import EndsWithBlock
 from ephemport._holding.end import state_of, why_not_held
+from ephemport._holding.group import hold_group, hold_one
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.hold import Hold, ReservedHold
 from ephemport._holding.host import make_url
-from ephemport._holding.request import Request, exhausted
+from ephemport._holding.refusal import exhausted
+from ephemport._holding.request import Request
+from ephemport._holding.shape import Shape, shape_of
 from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._kernel.fork import lock
@@ -460,9 +463,11 @@ def reserve(
 
 
 def reserve_many(
-    count: int,
+    count: SupportsIndex | None = None,
     *,
     contiguous: bool = False,
+    offsets: Iterable[SupportsIndex] | None = None,
+    multiple_of: SupportsIndex = 1,
     host: str = "127.0.0.1",
     protocol: str = "tcp",
     port: SupportsIndex | Iterable[SupportsIndex] | None = None,
@@ -471,14 +476,27 @@ def reserve_many(
 ) -> ReservationGroup:
     """Reserve several ports: all of them or, after an error, none.
 
+    A Redis Cluster node listens on P and on P+10000, RTP on an even port and the next one:
+
+        with reserve_many(offsets=[0, 10000]) as (client, bus):
+            client.popen(["redis-server", "--cluster-enabled", "yes", "--port", "{port}"])
+
+        with reserve_many(offsets=[0, 1], multiple_of=2, protocol="udp") as (rtp, rtcp):
+            ...
+
     Args:
-        count: How many ports, 0 to 65535.
+        count: How many ports, 0 to 65535. With `offsets` it can be left out.
         contiguous: Whether the ports are in a row: P, P+1, P+2, ...
+        offsets: The distance of each port from the first one, an iterable of ints. One of them is
+            0. The group has the order of the offsets. No port is below 1 or above 65535. None: the
+            ports have no fixed distances.
+        multiple_of: An int that the first port can be divided by, such as 2 for an even port. It
+            needs `offsets` or `contiguous`.
         host: As for `reserve()`.
         protocol: As for `reserve()`.
-        port: As for `reserve()`. Several preferred ports are used in order. With `contiguous`, a
-            preferred port is the first of the row.
-        exclude: As for `reserve()`.
+        port: As for `reserve()`. Several preferred ports are used in order. With `contiguous` or
+            `offsets`, a preferred port is the one at the distance 0.
+        exclude: As for `reserve()`. It applies to every port of the group.
         handoff: As for `reserve()`.
 
     Returns:
@@ -491,7 +509,8 @@ def reserve_many(
         ValueError: An argument makes no sense. Nothing was bound.
     """
     request = Request(host, protocol, port, exclude, handoff)
-    return reserve_many_from(EPHEMERAL, request, count, contiguous=contiguous)
+    shape = shape_of(count, contiguous, offsets, multiple_of)
+    return reserve_group_from(EPHEMERAL, [request] * shape.length, shape)
 
 
 def adopt(token: str) -> Reservation:
@@ -520,18 +539,33 @@ def adopt(token: str) -> Reservation:
 
 def reserve_from(source: Source, request: Request) -> Reservation:
     """`reserve()`, with the ports of `source`."""
-    return Reservation(request.hold_one(source), request.host, request.protocol, request.handoff)
+    return Reservation(hold_one(source, request), request.host, request.protocol, request.handoff)
 
 
 def reserve_many_from(
-    source: Source, request: Request, count: int, *, contiguous: bool = False
+    source: Source,
+    request: Request,
+    count: SupportsIndex | None = None,
+    *,
+    contiguous: bool = False,
+    offsets: Iterable[SupportsIndex] | None = None,
+    multiple_of: SupportsIndex = 1,
 ) -> ReservationGroup:
     """`reserve_many()`, with the ports of `source`."""
-    count = checked_count(count)
-    in_a_row = contiguous and count > 1
-    holds = request.hold_row(source, count) if in_a_row else request.hold_many(source, count)
+    shape = shape_of(count, contiguous, offsets, multiple_of)
+    return reserve_group_from(source, [request] * shape.length, shape)
+
+
+def reserve_group_from(
+    source: Source, requests: Sequence[Request], shape: Shape
+) -> ReservationGroup:
+    """One reservation for each request, all or none. `hold_group()` says how they may differ."""
+    holds = hold_group(source, requests, shape)
     return ReservationGroup(
-        [Reservation(hold, request.host, request.protocol, request.handoff) for hold in holds]
+        [
+            Reservation(hold, request.host, request.protocol, request.handoff)
+            for hold, request in zip(holds, requests, strict=True)
+        ]
     )
 
 

@@ -34,6 +34,13 @@ def for_the_command() -> Iterator[None]:
         _for_the_command = before
 
 
+def preferring(*ports: int) -> str:
+    """How to ask for these ports in order; 0 at the end means any."""
+    if _for_the_command:
+        return f"--port {','.join(map(str, ports))}"
+    return f"port={ports[0] if len(ports) == 1 else list(ports)}"
+
+
 OTHER_LOCKS = Setting(
     "choose another with lock_dir= or EPHEMPORT_LOCK_DIR", "choose another with EPHEMPORT_LOCK_DIR"
 )
@@ -49,3 +56,8 @@ ACTIVATE = Setting(
 TAKEOVER = Setting("handoff='takeover'", "'ephemport reserve --handoff takeover'")
 SHADOW = Setting("handoff='shadow'", "'ephemport reserve --handoff shadow'")
 FD = Setting("handoff='fd'", "'ephemport run --activate'")
+PORT = Setting("port=", "--port")
+EXCLUDE = Setting("exclude=", "--exclude")
+CONTIGUOUS = Setting("contiguous=True", "--contiguous")
+OFFSETS = Setting("offsets=", "--offsets")
+MULTIPLE_OF = Setting("multiple_of=", "--multiple-of")

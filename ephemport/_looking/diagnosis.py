@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from ephemport._arguments import checked_port
@@ -203,9 +203,20 @@ def diagnosis_or_none(port: int, protocol: str) -> Diagnosis | None:
         return None
 
 
-def standing_in_the_way(port: int, protocol: str) -> bool:
-    """Whether the kernel shows a socket that has `port`: the quick half of `diagnose()`."""
-    return any(read_sockets(kind, _STATES[kind], port=port) for kind in PARTS[protocol])
+def found_on(ports: Collection[int], protocol: str) -> list[Found]:
+    """Return what has any of these ports, with one look; [] where the kernel does not answer.
+
+    Connections in TIME_WAIT are left out: they keep no hold from a port.
+    """
+    try:
+        return describe(
+            record
+            for kind in PARTS[protocol]
+            for record in read_sockets(kind, _STATES[kind])
+            if record.port in ports and record.state != State.TIME_WAIT
+        )
+    except OSError:
+        return []
 
 
 def all_holders_and_listeners() -> list[Found]:

@@ -12,7 +12,7 @@ from ephemport._arguments import at_most, shown, whole
 from ephemport._errors import EphemportError
 from ephemport._holding.hold import Hold
 from ephemport._holding.host import endpoint, make_url
-from ephemport._holding.request import unavailable
+from ephemport._holding.refusal import unavailable
 from ephemport._later import importing
 from ephemport._serving.activation import (
     Argument,

@@ -51,7 +51,14 @@ def of_group(method: str, **takes: Any) -> Call:
 
 RESERVING: Calls = {
     "reserve": call_of(reserve, **TERMS),
-    "reserve_many": call_of(reserve_many, count=values.counts, contiguous=st.booleans(), **TERMS),
+    "reserve_many": call_of(
+        reserve_many,
+        count=st.one_of(values.counts, st.none()),
+        contiguous=st.booleans(),
+        offsets=values.offsets,
+        multiple_of=st.one_of(st.integers(1, 9), values.wrong_ints),
+        **TERMS,
+    ),
     "Reservation": call_of(
         Reservation,
         hold=values.ports,

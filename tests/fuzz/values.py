@@ -192,4 +192,11 @@ strange_hosts = st.sampled_from(
 protocols = st.sampled_from(["tcp", "udp", "both", Text("tcp")])
 handoffs = st.sampled_from(["takeover", "shadow", "fd"])
 counts = st.integers(0, 5)
+offsets = st.one_of(
+    st.none(),
+    st.lists(st.integers(-20, 20), max_size=4).map(lambda some: [0, *some]),
+    st.sets(st.one_of(st.integers(-9, 9), wrong_ints), max_size=4).map(lambda some: {0, *some}),
+    generators(st.integers(0, 9)),
+    st.sampled_from([[0, 10000], [0, 65534], [0, -39999], range(4)]),
+)
 timeouts = st.sampled_from([0, 0.0, 0.001, 1e-9])

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ephemport._holding.shape import ONE, Shape
 from ephemport._later import importing
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class Source(Protocol):
         """Hold `port`. Raises OSError (EADDRINUSE, EACCES) or PortUnavailable."""
 
     def exhausted(
-        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+        self, protocol: str, exclude: Collection[int], shape: Shape = ONE
     ) -> "PortsExhausted":
-        """The error for a lack of `count` ports, with the reasons that the source knows."""
+        """The error for a lack of such ports, with the reasons that the source knows."""
 
 
 class Terms(NamedTuple):
@@ -48,13 +49,11 @@ class Terms(NamedTuple):
     address: str
 
 
-def not_enough(protocol: str, count: int, *, in_a_row: bool) -> str:
-    """The beginning of the error of a source that has no `count` ports."""
+def not_enough(protocol: str, shape: Shape) -> str:
+    """The beginning of the error of a source that has no such ports."""
     what = {"tcp": "TCP", "udp": "UDP"}.get(protocol, "TCP and UDP")
-    if count == 1:
-        return f"no port left: looked for a port for {what}"
-    row = " in a row" if in_a_row else ""
-    return f"not enough ports left: looked for {count} ports{row} for {what}"
+    lack = "no port left" if shape.length == 1 else "not enough ports left"
+    return f"{lack}: looked for {shape} for {what}"
 
 
 @cache

@@ -2,15 +2,18 @@
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from ephemport import _spelling
 from ephemport._errors import PortsExhausted
 from ephemport._holding.acquire import hold, hold_first, hold_port, hold_usual, opened
 from ephemport._holding.hold import Hold
 from ephemport._holding.ranges import CATEGORIES
+from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range
 from ephemport._kernel.protocols import PARTS
+from ephemport._spelling import preferring
 
 # How many random ports to try before the kernel's own search, which finds the last free one.
 _TRIES = 64
@@ -86,10 +89,9 @@ class Ephemeral:
         return hold_port(port, protocol)
 
     def exhausted(
-        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+        self, protocol: str, exclude: Collection[int], shape: Shape = ONE
     ) -> PortsExhausted:
-        text = _explain(protocol, exclude, count, in_a_row=in_a_row)
-        return PortsExhausted(text, protocol=protocol)
+        return PortsExhausted(_explain(protocol, exclude, shape), protocol=protocol)
 
     def _look_at_range(self, port: int) -> None:
         self._preferred_parity = (port_range.ephemeral_range().start & 1) ^ 1
@@ -107,7 +109,7 @@ class Ephemeral:
         return held
 
 
-def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: bool) -> str:
+def _explain(protocol: str, exclude: Collection[int], shape: Shape) -> str:
     """The message for a lack of ports in the ephemeral port range."""
     ports = port_range.ephemeral_range()
     span, size = f"{ports.start}-{ports.stop - 1}", f"{len(ports):,}"
@@ -121,53 +123,58 @@ def _explain(protocol: str, exclude: Collection[int], count: int, *, in_a_row: b
             in_use |= used
     except OSError as error:
         facts.append(f"how many of its {size} ports are in use is unknown ({error})")
-    for barred, why in ((excluded, "exclude="), (reserved, "net.ipv4.ip_local_reserved_ports")):
-        if barred:
-            facts.append(f"{len(barred & set(ports)):,} are excluded ({why})")
-    most = _longest_row if in_a_row else len
-    if count > 1:
-        left = f"{most(set(ports) - in_use - excluded - reserved):,}"
-        facts.append(f"the longest row left has {left}" if in_a_row else f"{left} are left")
+    barred = ((excluded, str(_spelling.EXCLUDE)), (reserved, "net.ipv4.ip_local_reserved_ports"))
+    for these, why in barred:
+        if these:
+            facts.append(f"{len(these & set(ports)):,} are excluded ({why})")
+    taken = in_use | excluded | reserved
+    if shape.offsets is not None and not shape.is_row:
+        possible = sum(1 for _ in shape.places(ports))
+        left = sum(1 for _ in shape.places(ports, taken))
+        facts.append(f"{possible:,} can be the first port, and {left:,} of them with all others")
+    elif shape.length > 1:
+        left = shape.room(ports, taken)
+        facts.append(f"the longest row left has {left:,}" if shape.is_row else f"{left:,} are left")
     return (
-        f"{not_enough(protocol, count, in_a_row=in_a_row)} in the ephemeral port range {span}; "
-        f"{', '.join(facts)}. {_what_helps(in_use, excluded, count, most)}"
+        f"{not_enough(protocol, shape)} in the ephemeral port range {span}; "
+        f"{', '.join(facts)}. {_what_helps(in_use, excluded, shape)}"
     )
 
 
-def _what_helps(
-    in_use: set[int], excluded: set[int], count: int, most: Callable[[Collection[int]], int]
-) -> str:
-    """What would make `count` ports available. `most` counts how many of some ports are usable."""
+def _what_helps(in_use: set[int], excluded: set[int], shape: Shape) -> str:
+    """What would make ports of this shape available."""
     widest = port_range.widest_range()
     span = f"{widest.start}-{widest.stop - 1}, the widest that net.ipv4.ip_local_port_range can be"
-    if count > len(widest):
+    if shape.length > len(widest):
         return f"No range has so many: {span}, has {len(widest):,} ports"
     ports = port_range.ephemeral_range()
     reserved = port_range.reserved_ports()
+    anywhere = shape.offsets is None or shape.is_row
+
+    def fits(ports: range, barred: set[int] | frozenset[int]) -> bool:
+        return shape.room(ports, barred) >= shape.length
+
     ways = []
-    if most(set(ports) - excluded - reserved) >= count:
+    if fits(ports, excluded | reserved):
         ways.append("release reservations, or end what has the ports ('ephemport ls --all')")
-    if excluded and most(set(ports) - in_use - reserved) >= count:
+    if excluded and fits(ports, in_use | reserved):
         ways.append("exclude fewer ports")
     for low in (max(_USUAL_LOW, widest.start), widest.start):
         wider = range(low, widest.stop)
-        if len(wider) > len(ports) and most(set(wider) - in_use - excluded - reserved) >= count:
+        if len(wider) > len(ports) and fits(wider, in_use | excluded | reserved):
+            if not anywhere:
+                first = next(shape.places(wider, in_use | excluded | reserved))
+                ways.append(f"name a first port outside of the range ({preferring(first)})")
             ways.append(f'widen the range: sysctl -w net.ipv4.ip_local_port_range="{low} 65535"')
             break
     if ways:
         text = "; or ".join(ways)
         return text[0].upper() + text[1:]
-    left = f"{most(set(widest) - in_use - excluded - reserved):,}"
-    row = " in a row" if most is _longest_row else ""
+    if not anywhere:
+        return f"Widening it would not help: there is no place in {span}, either"
+    left = f"{shape.room(widest, in_use | excluded | reserved):,}"
+    row = " in a row" if shape.is_row else ""
     return f"Widening it would not help: in {span}, {left} ports are left{row}. Ask for fewer"
-
-
-def _longest_row(ports: Collection[int]) -> int:
-    longest = row = 0
-    for port in range(65536):
-        row = row + 1 if port in ports else 0
-        longest = max(longest, row)
-    return longest
 
 
 def _some(ports: Sequence[int], exclude: Collection[int]) -> Iterator[int]:

@@ -10,6 +10,7 @@ from ephemport._holding.acquire import hold_port
 from ephemport._holding.hold import Hold
 from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.ranges import CATEGORIES, worker_range
+from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ports_in_use
@@ -92,14 +93,17 @@ class Fixed:
         return chain(self._ports[self._next :], self._ports[: self._next])
 
     def exhausted(
-        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+        self, protocol: str, exclude: Collection[int], shape: Shape = ONE
     ) -> PortsExhausted:
         size = len(self._ports)
         asked = (
-            f"{not_enough(protocol, count, in_a_row=in_a_row)} in the fixed range {self._span} of "
+            f"{not_enough(protocol, shape)} in the fixed range {self._span} of "
             f"worker {self._worker_id!r}"
         )
-        if count > size:
+        if shape.offsets is not None and max(shape.offsets) - min(shape.offsets) >= size:
+            asked += f", which has only {size} ports. Use mode 'ephemeral'"
+            return PortsExhausted(asked, protocol=protocol)
+        if shape.length > size:
             asked += f", which has only {size} ports. Ask for fewer, or use mode 'ephemeral'"
             return PortsExhausted(asked, protocol=protocol)
         return PortsExhausted(

@@ -11,6 +11,7 @@ from ephemport._errors import EphemportError, PortsExhausted
 from ephemport._holding.acquire import hold_port
 from ephemport._holding.hold import Hold
 from ephemport._holding.ranges import CATEGORIES
+from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 
@@ -82,16 +83,17 @@ class Portserver:
         return hold_port(port, protocol)
 
     def exhausted(
-        self, protocol: str, exclude: Collection[int], count: int = 1, *, in_a_row: bool = False
+        self, protocol: str, exclude: Collection[int], shape: Shape = ONE
     ) -> PortsExhausted:
-        if count > len(self.ports):
+        asked = not_enough(protocol, shape)
+        if shape.length > len(self.ports):
             return PortsExhausted(
-                f"{not_enough(protocol, count, in_a_row=in_a_row)}, and a portserver has the ports "
+                f"{asked}, and a portserver has the ports "
                 f"{self.ports.start}-65535 at most ({len(self.ports):,}). Ask for fewer",
                 protocol=protocol,
             )
         return PortsExhausted(
-            f"{not_enough(protocol, count, in_a_row=in_a_row)} around what the "
+            f"{asked} around what the "
             f"portserver at {self.address!r} gives, and found too few that are neither taken nor "
             "excluded. Ask for fewer, or use mode 'ephemeral'",
             protocol=protocol,
