@@ -178,7 +178,9 @@ class Reservation(EndsWithBlock):
     def wait_listening(
         self, timeout: float = 10.0, process: ProcessLike | int | None = None
     ) -> Listener:
-        """Wait until a server listens on the port, as `ephemport.wait_listening()` does.
+        """Wait until a client of `host` reaches a server, as `ephemport.wait_listening()` does.
+
+        A server on another address of the port does not count: 127.0.0.1 and ::1 are two.
 
         Args:
             timeout: How long to wait, in seconds.

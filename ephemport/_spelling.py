@@ -41,6 +41,11 @@ def preferring(*ports: int) -> str:
     return f"port={ports[0] if len(ports) == 1 else list(ports)}"
 
 
+def reserve_with_host(host: str) -> str:
+    """How to reserve with this host."""
+    return f"--host {host}" if _for_the_command else f"reserve(host={host!r})"
+
+
 OTHER_LOCKS = Setting(
     "choose another with lock_dir= or EPHEMPORT_LOCK_DIR", "choose another with EPHEMPORT_LOCK_DIR"
 )

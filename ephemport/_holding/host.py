@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ephemport._arguments import shown, text
+from ephemport._looking.reach import Target, target_of
 
 # Kept here before a test patches socket.socket: such a test still gets its ports.
 _Socket = socket.socket
@@ -65,6 +66,28 @@ def endpoint(host: str) -> Endpoint:
         if is_of_this_machine(candidate):
             return candidate
     raise ValueError(_stranger(host, candidates))
+
+
+def targets(host: str) -> tuple[Target, ...]:
+    """Return the addresses that a client of `host` tries, in its order: one, unless it is a name.
+
+    `host` is one that `endpoint()` takes. A name that cannot be looked up any more stands for the
+    address that a server binds, and "localhost" for both loopback addresses.
+    """
+    if host in CERTAIN_HOSTS and host != "localhost":
+        return (target_of(socket.AF_INET, host),)
+    try:
+        found = socket.getaddrinfo(host.encode() if host.isascii() else host, None)
+    except (OSError, UnicodeError, LookupError):
+        if host != "localhost":
+            return (target_of(*endpoint(host)),)
+        return (target_of(socket.AF_INET6, "::1"), target_of(socket.AF_INET, "127.0.0.1"))
+    # Once for each type of socket.
+    return tuple(
+        dict.fromkeys(
+            target_of(*_from_addrinfo(family, sockaddr)) for family, _, _, _, sockaddr in found
+        )
+    )
 
 
 def _from_addrinfo(family: int, sockaddr: Sequence[object]) -> Endpoint:

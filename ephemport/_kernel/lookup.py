@@ -26,15 +26,15 @@ _INODE_OFFSET = 16 + 68
 class Lookup:
     """One prepared question: who receives packets to `port` on any of `addresses`.
 
-    addresses: pairs of socket.AF_INET or AF_INET6 and the address as text. Raises OSError where
-    netlink is refused. Close it after use.
+    addresses: socket.AF_INET or AF_INET6, the address as text, and the index of the interface by
+    which the packet comes in. Raises OSError where netlink is refused. Close it after use.
     """
 
-    def __init__(self, protocol: str, port: int, addresses: Iterable[tuple[int, str]]) -> None:
+    def __init__(self, protocol: str, port: int, addresses: Iterable[tuple[int, str, int]]) -> None:
         number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
         self._requests = [
-            _request(family, number, socket.inet_pton(family, address), port)
-            for family, address in addresses
+            _request(family, number, socket.inet_pton(family, address), port, interface)
+            for family, address, interface in addresses
         ]
         self._diag = _Socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, sockets.NETLINK_SOCK_DIAG
@@ -75,12 +75,13 @@ def _inode(answer: bytes) -> int | None:
     return None
 
 
-def _request(family: int, protocol: int, address: bytes, port: int) -> bytes:
+def _request(family: int, protocol: int, address: bytes, port: int, interface: int) -> bytes:
     local = struct.pack("!H", port), address.ljust(16, b"\0")
     nobody = bytes(2), bytes(16)
     # "src and dst are swapped for historical reasons" (udp_dump_one).
     source, target = (local, nobody) if protocol == socket.IPPROTO_TCP else (nobody, local)
-    identity = source[0] + target[0] + source[1] + target[1] + bytes(4) + b"\xff" * 8
+    identity = source[0] + target[0] + source[1] + target[1]
+    identity += struct.pack("=I", interface) + b"\xff" * 8
     body = struct.pack("=BBBxI", family, protocol, 0, 0xFFFFFFFF) + identity
     header = struct.pack(
         "=IHHII", 16 + len(body), sockets.SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0

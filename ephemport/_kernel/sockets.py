@@ -79,6 +79,8 @@ class SocketRecord(NamedTuple):
     peer_port: int = 0
     v6only: bool | None = None
     """IPV6_V6ONLY, for AF_INET6 sockets without a peer and through netlink, else None."""
+    interface: int = 0
+    """The index of the interface that it is bound to, through netlink; 0 for none, or unknown."""
     seconds_left: float | None = None
     """For TIME_WAIT: how many seconds the kernel still keeps it."""
 
@@ -115,8 +117,9 @@ _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _WORD = struct.Struct("=I")
 _BYTE = struct.Struct("=B")
 # inet_diag_msg: family, state, the two ports as bytes (they alone are big-endian), the two
-# addresses, then past interface and cookie the timer's milliseconds, past the queues uid and inode
-_MESSAGE = struct.Struct("=BB2x4B16s16s12xI8xII")
+# addresses, the interface, then past the cookie the timer's milliseconds, past the queues uid and
+# inode
+_MESSAGE = struct.Struct("=BB2x4B16s16sI8xI8xII")
 # Ticks of the timer in /proc/net per second (jiffies_delta_to_clock_t), on today's machines.
 _TICKS = 100
 
@@ -251,7 +254,7 @@ def _parse_messages(data: bytes, query: _Query, records: list[SocketRecord]) -> 
             return False, all_flags
         if kind not in _ANSWERS or length < _HEADER.size + _MESSAGE.size:
             raise malformed()
-        family, state, port1, port0, peer1, peer0, source, peer, timer, uid, inode = (
+        family, state, port1, port0, peer1, peer0, source, peer, interface, timer, uid, inode = (
             _MESSAGE.unpack_from(data, body)
         )
         local_port = port1 << 8 | port0
@@ -275,6 +278,7 @@ def _parse_messages(data: bytes, query: _Query, records: list[SocketRecord]) -> 
                 _address(family, peer),
                 peer1 << 8 | peer0,
                 v6only,
+                interface,
                 timer / 1000 if state == State.TIME_WAIT else None,
             ))  # fmt: skip
         offset += (length + 3) & ~3
@@ -347,6 +351,7 @@ def read_proc_net(
                 _hex_address(family, peer_address),
                 int(peer_port, 16),
                 None,
+                0,
                 _seconds(timer) if wanted[code] == State.TIME_WAIT else None,
             ))  # fmt: skip
     return _once_each(records)

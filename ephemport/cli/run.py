@@ -247,13 +247,19 @@ class _Command:
         except ServerExited as error:
             say(f"{name}: {error}")
             self._not_up = True
+            # To ask for the status, this thread has kept the main thread from asking, perhaps just
+            # when SIGCHLD had woken it.
+            self._wake()
         except (EphemportError, OSError) as error:
             say(f"{name}: {error}")
             self._not_up = self._must_end = True
-            # Wake the main thread, which waits for signals.
-            signal.pthread_kill(self._main, signal.SIGCHLD)
+            self._wake()
         else:
             say(f"{name}: after {time.monotonic() - began:.3f} s {listener}")
+
+    def _wake(self) -> None:
+        """Wake the main thread, which waits for signals."""
+        signal.pthread_kill(self._main, signal.SIGCHLD)
 
 
 def _next_signal(watched: set[signal.Signals], until: float) -> "signal.struct_siginfo | None":

@@ -234,11 +234,14 @@ def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evid
     kinds = kinds_of_holds(ours, PARTS[diagnosis.protocol])
     if not kinds:
         return _ways(pids, evidence)
-    if any(one.state in (LISTENS, RECEIVES) for one in diagnosis.found):
-        return (
-            "\n\nThis process has reserved the port, and a server already has it. A second server "
-            "meets the first one, not the hold."
+    servers = sum(one.state in (LISTENS, RECEIVES) for one in diagnosis.found)
+    if servers:
+        met = (
+            "a server already has it. A second server meets the first one"
+            if servers == 1
+            else "servers already have it. Another server meets one of them"
         )
+        return f"\n\nThis process has reserved the port, and {met}, not the hold."
     text = f"\n\n{_what_was_set(tried)}\nThis process has reserved the port: {_conditions(kinds)}"
     if (
         tried is not None

@@ -140,6 +140,32 @@ def test_with_activation_it_is_up_at_once(cli: Cli) -> None:
     assert ended(process).status == 0
 
 
+ON_IPV6 = """
+import socket, sys
+kind = getattr(socket, sys.argv[2])
+with socket.socket(socket.AF_INET6, kind) as server:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("::1", int(sys.argv[1])))
+    if kind == socket.SOCK_STREAM:
+        server.listen()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("option", "kind"), [("-p", "SOCK_STREAM"), ("--udp", "SOCK_DGRAM")])
+def test_up_means_reachable_at_the_host(cli: Cli, option: str, kind: str) -> None:
+    command = ("-q", option, "PORT", *python(ON_IPV6, "{PORT}", kind))
+    process = cli.start("run", "--wait-listening", "1.5", *command)
+    said = all_said(process)
+    assert process.wait(30) == 124
+    assert "listens on [::1], not on 127.0.0.1: bind there, or --host ::1\n" in said
+    process = cli.start("run", "--host", "::1", "--wait-listening", "30", *command)
+    assert process.stderr
+    assert " listens on [::1]:" in process.stderr.readline()
+    assert ended(process).status == 0
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "ten"])
 def test_seconds_that_are_none(cli: Cli, seconds: str) -> None:
     done = cli.run("run", f"--wait-listening={seconds}", "--", "touch", "was-run")

@@ -170,7 +170,9 @@ def fuzz_lookups() -> None:
     with bound(40111) as server:
         server.listen()
         requests = [
-            lookup._request(socket.AF_INET, socket.IPPROTO_TCP, socket.inet_aton("127.0.0.1"), port)
+            lookup._request(
+                socket.AF_INET, socket.IPPROTO_TCP, socket.inet_aton("127.0.0.1"), port, 1
+            )
             for port in (40111, 40112)
         ]
         real = []

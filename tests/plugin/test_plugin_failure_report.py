@@ -8,7 +8,7 @@ from tests.plugin.conftest import Suite
 
 SECTION = "ephemport: who has the port"
 TAKEN = """
-import asyncio, socket, socketserver, subprocess, sys
+import asyncio, contextlib, socket, socketserver, subprocess, sys
 import pytest
 from ephemport import reserve
 
@@ -323,3 +323,25 @@ def test_it():
 )
 def test_other_failures_do_not(suite: Suite, body: str) -> None:
     assert report_of(suite, f"def test_it():\n    {body}\n") == ""
+
+
+def test_all_servers_of_a_port_are_named(suite: Suite) -> None:
+    section = report_of(
+        suite,
+        """
+@pytest.fixture
+def servers(reservation):
+    families = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+    with contextlib.ExitStack() as kept:
+        for address, family in families.items():
+            server = socket.create_server((address, reservation.port), family=family)
+            kept.enter_context(server)
+        yield
+
+def test_it(reservation, servers):
+    socket.create_server(reservation.address)
+""",
+    )
+    assert "listens on 127.0.0.1:" in section
+    assert "listens on [::1]:" in section
+    assert "and servers already have it. Another server meets one of them, not" in section

@@ -163,3 +163,23 @@ def test_each_fixture_looks(suite: Suite) -> None:
     said = set(re.findall(r"a server outlives (.*): this process", run.output))
     names = ("reservation", "reserve_port", "udp", "port_allocator", "port_pair")
     assert said == {"the session", *(f"test_it.py::test_{name}" for name in names)}
+
+
+def test_all_servers_of_a_port_are_named(suite: Suite) -> None:
+    suite.ini(filters=("default",))
+    suite.write("""
+        import socket
+
+        KEPT = []
+
+        def test_it(server_port):
+            for _ in range(2):
+                one = socket.socket()
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                one.bind(("127.0.0.1", server_port))
+                one.listen()
+                KEPT.append(one)
+    """)
+    warned = re.findall(r"outlives test_it.py::test_it: (.*)", suite.run().output)
+    assert len(warned) == 1
+    assert warned[0].count("listens on 127.0.0.1:") == 2

@@ -154,11 +154,3 @@ def test_a_server_that_exited_over_another_port_is_not_blamed() -> None:
     assert "it sets neither" not in str(caught.value)
     assert caught.value.port == r.port
     assert caught.value.diagnosis is not None
-
-
-def test_a_wrong_listener_beside_the_right_one() -> None:
-    ours = "tcp.setsockopt(1, 2, 1); tcp.bind(('127.0.0.1', port)); tcp.listen()"
-    theirs = ours.replace("127.0.0.1", "127.0.0.9")
-    with reserve() as r, program(ours, r.port) as process, program(theirs, r.port):
-        with pytest.raises(WrongListener, match=f"pid {process.pid} .* listens there too"):
-            r.wait_listening(10, process)
