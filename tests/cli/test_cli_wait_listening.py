@@ -153,6 +153,36 @@ with socket.socket(socket.AF_INET6, kind) as server:
 """
 
 
+# The waiting thread asks for the status of a command that has ended, and meanwhile the main thread
+# cannot: it goes back to waiting for signals, and SIGCHLD is gone.
+ASKS_IN_THE_WAY = """
+import sys, threading
+from ephemport import Reservation, ServerExited
+from ephemport.cli import main, run
+waits, again, original = [], threading.Event(), run._next_signal
+def next_signal(*arguments):
+    waits.append(None)
+    if len(waits) == 2:
+        again.set()
+    return original(*arguments)
+def wait(self, timeout, process):
+    with process._waitpid_lock:
+        again.wait(30)
+    raise ServerExited("ended")
+run._next_signal, Reservation.wait_listening = next_signal, wait
+sys.exit(main())
+"""
+
+
+def test_a_command_s_end_is_not_missed(cli: Cli) -> None:
+    command = ("run", "-q", "--wait-listening", "60", *python(SLEEPS))
+    process = cli.start_anything(sys.executable, "-c", ASKS_IN_THE_WAY, *command)
+    assert line(process) == ""
+    assert process.stdin
+    process.stdin.close()
+    assert process.wait(30) == 124
+
+
 @pytest.mark.parametrize(("option", "kind"), [("-p", "SOCK_STREAM"), ("--udp", "SOCK_DGRAM")])
 def test_up_means_reachable_at_the_host(cli: Cli, option: str, kind: str) -> None:
     command = ("-q", option, "PORT", *python(ON_IPV6, "{PORT}", kind))
