@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ephemport import _spelling
+from ephemport._arguments import PORTS
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.refusal import EXCLUDED, Refusals, exhausted
@@ -32,31 +33,39 @@ def hold_group(source: Source, requests: Sequence[Request], shape: Shape) -> lis
     The first request says which ports are preferred, and which are excluded. The others differ from
     it in their protocol and hand-off at most.
     """
+    check_group(requests, shape)
     if not requests:
         return []
     if shape.offsets is not None:
-        _check_first(requests[0], shape)
         with _all_or_nothing(_protocol_of(requests)):
             return _InShape(source, requests, shape).hold()
     return _hold_anywhere(source, requests)
 
 
-def _check_first(request: Request, shape: Shape) -> None:
-    if request.lone and request.wanted and request.wanted[0] % shape.multiple_of:
+def check_group(requests: Sequence[Request], shape: Shape) -> None:
+    """Raise ValueError if the one port that the requests name cannot be what they ask for."""
+    first = requests[0] if requests else None
+    if first is None or not first.lone or not first.wanted:
+        return
+    (port,) = first.wanted
+    if shape.offsets is None and len(requests) > 1 and _overlap(requests):
+        few = min(len(requests), 3)
+        begin = min(port, PORTS - few)
+        some = range(begin, begin + few)
         raise ValueError(
-            f"port {request.wanted[0]} is requested, but is no multiple of {shape.multiple_of} "
+            f"one port cannot serve {len(requests)} reservations: name several "
+            f"({_spelling.preferring(*some)}), or pass {_spelling.CONTIGUOUS} for a row that "
+            "begins with it"
+        )
+    if port % shape.multiple_of:
+        raise ValueError(
+            f"port {port} is requested, but is no multiple of {shape.multiple_of} "
             f"({_spelling.MULTIPLE_OF})"
         )
 
 
 def _hold_anywhere(source: Source, requests: Sequence[Request]) -> list[Hold]:
     first, count = requests[0], len(requests)
-    if first.lone and count > 1 and _overlap(requests):
-        raise ValueError(
-            f"one port cannot serve {count} reservations: name several "
-            f"({_spelling.preferring(*_some_ports(first, count))}), or pass "
-            f"{_spelling.CONTIGUOUS} for a row that begins with it"
-        )
     if count > _MANY and first.wanted is None and count > len(source.ports):
         # Raised before the descriptors run out: more descriptors would not help.
         raise source.exhausted(first.protocol, first.excluded, Shape(count))
@@ -84,11 +93,6 @@ def _overlap(requests: Sequence[Request]) -> bool:
     """Whether two of them want a port for the same protocol."""
     kinds = [kind for request in requests for kind in KINDS[request.protocol]]
     return len(set(kinds)) < len(kinds)
-
-
-def _some_ports(request: Request, count: int) -> list[int]:
-    first = (request.wanted or (0,))[0]
-    return [port for port in range(first, first + min(count, 3)) if port < 65536]
 
 
 def _hold_simple(source: Source, requests: Sequence[Request]) -> list[Hold]:
@@ -161,7 +165,8 @@ class _InShape:
             else:
                 holds = self._row() if self._is_plain_row() else self._anywhere()
                 if holds is None:
-                    raise self._source.exhausted(first.protocol, first.excluded, self._shape)
+                    protocol = _protocol_of(self._requests)
+                    raise self._source.exhausted(protocol, first.excluded, self._shape)
             if holds is not None:
                 return holds
         return None

@@ -96,16 +96,18 @@ def shape_of(
                 f"{_spelling.CONTIGUOUS} and {_spelling.OFFSETS} both say how the ports lie: "
                 "pass one of them"
             )
-        if count is not None and checked_count(count) != len(distances):
+        number = len(distances) if count is None else checked_count(count)
+        if number != len(distances):
             raise ValueError(
-                f"{_spelling.OFFSETS} names {len(distances)} ports, but {checked_count(count)} "
-                "are asked for"
+                f"{_spelling.OFFSETS} has {len(distances)} ports, but {number} "
+                f"{'is' if number == 1 else 'are'} asked for"
             )
         shape = Shape(len(distances), distances, step)
     else:
         number = _count(count)
-        shape = Shape(number, range(number) if contiguous and number else None, step)
-        if step > 1 and not contiguous:
+        row = number > 0 and (contiguous or (step > 1 and number == 1))
+        shape = Shape(number, range(number) if row else None, step)
+        if step > 1 and not row and number > 1:
             raise ValueError(
                 f"{_spelling.MULTIPLE_OF} is about the first port of a group: pass "
                 f"{_spelling.OFFSETS} or {_spelling.CONTIGUOUS} as well"

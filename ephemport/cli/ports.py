@@ -1,15 +1,57 @@
 """The options that say which ports: shared by the commands that reserve some."""
 
 import argparse
+from collections.abc import Sequence
 
 from ephemport._allocator import PortAllocator
+from ephemport._holding.group import check_group
+from ephemport._holding.handoffs import Handoff
+from ephemport._holding.mode import mode_named
 from ephemport._holding.request import Request
+from ephemport._holding.shape import Shape, shape_of
 from ephemport._holding.sources import modes
-from ephemport._reservation import Reservation
+from ephemport._reservation import Reservation, reserve_group_from
+from ephemport.cli.specs import Ports, ports, wanted_ports, whole_numbers
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --host and --mode."""
+    """Add the options for the ports that a command reserves."""
+    parser.add_argument(
+        "--port",
+        dest="wanted",
+        action="append",
+        type=wanted_ports,
+        metavar="PORTS",
+        help="preferred ports: 8080, or 8080,8090, or 8000-8010, or several times. One port that "
+        "is taken is an error; of several the next one is tried; 0 at the end means any port",
+    )
+    parser.add_argument(
+        "--exclude",
+        dest="excluded",
+        action="append",
+        type=ports,
+        metavar="PORTS",
+        help="ports that are never reserved, written as for --port",
+    )
+    parser.add_argument(
+        "--contiguous",
+        action="store_true",
+        help="reserve the ports in a row: P, P+1, P+2, ...; --port names P",
+    )
+    parser.add_argument(
+        "--offsets",
+        type=whole_numbers("distance, such as 10000"),
+        metavar="OFFSETS",
+        help="reserve the ports at these distances from one of them: 0,10000 for P and P+10000; "
+        "--port names P",
+    )
+    parser.add_argument(
+        "--multiple-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --contiguous or --offsets: P can be divided by N, so 2 makes it even",
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -22,11 +64,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reserve_all(mode: str | None, requests: list[Request]) -> list[Reservation]:
-    """One reservation for each request, all or none."""
-    allocator = PortAllocator(mode)
-    try:
-        return [allocator.allocate("testing", request) for request in requests]
-    except BaseException:
-        allocator.release_all()
-        raise
+class Asked:
+    """The ports that the options ask for, checked. Nothing is bound yet.
+
+    ways: the protocol and the hand-off of each port. None: as many ports as --offsets names, or
+    one; `way` is for each of them.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        ways: Sequence[tuple[str, str | Handoff]],
+        count: int | None,
+    ) -> None:
+        self._mode: str | None = options.mode
+        self._shape: Shape = shape_of(
+            count, options.contiguous, options.offsets, options.multiple_of
+        )
+        every = ways if len(ways) > 1 else [*ways] * self._shape.length
+        self._requests = [
+            Request(
+                options.host,
+                protocol,
+                _wanted(options.wanted),
+                [port for some in options.excluded or () for port in some],
+                handoff,
+            )
+            for protocol, handoff in every
+        ]
+        mode_named(options.mode)
+        check_group(self._requests, self._shape)
+
+    def reserve(self) -> list[Reservation]:
+        """One reservation for each port, all or none."""
+        source = PortAllocator(self._mode).source("testing")
+        return list(reserve_group_from(source, self._requests, self._shape))
+
+
+def _wanted(given: list[Ports] | None) -> int | list[int] | None:
+    if given is None:
+        return None
+    if len(given) == 1 and given[0].lone:
+        return given[0][0]
+    return [port for some in given for port in some]

@@ -13,8 +13,6 @@ from typing import Any
 from ephemport import EphemportError, Reservation
 from ephemport._arguments import PORTS, shown
 from ephemport._holding.handoffs import HANDOFFS
-from ephemport._holding.mode import mode_named
-from ephemport._holding.request import Request
 from ephemport._kernel.protocols import PARTS
 from ephemport.cli import ports
 
@@ -22,6 +20,11 @@ _EXAMPLES = """\
 examples:
   PORT=$(ephemport reserve --for $$)     held until this shell ends
   ephemport reserve -n 3                 held until standard input closes (Ctrl-D) or Ctrl-C
+  ephemport reserve --port 8080          this port, or an error that says who has it
+  ephemport reserve -n 2 --port 8000-8010 --exclude 8003     two of these, but not 8003
+  ephemport reserve -n 3 --contiguous    P, P+1 and P+2
+  ephemport reserve --offsets 0,10000    P and P+10000, as a Redis Cluster node has them
+  ephemport reserve --offsets 0,1 --multiple-of 2 --protocol udp     an even port and the next: RTP
 """
 
 
@@ -36,7 +39,10 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-n", type=int, default=1, metavar="COUNT", help="how many ports (default: 1)"
+        "-n",
+        type=int,
+        metavar="COUNT",
+        help="how many ports (default: 1, or as many as --offsets has)",
     )
     parser.add_argument(
         "--for",
@@ -57,18 +63,20 @@ def add_parser(commands: Any) -> None:
 
 
 def _reserve(options: argparse.Namespace) -> int:
-    count: int = options.n
-    if not 0 < count < PORTS:
+    count: int | None = options.n
+    if count is None and options.offsets is None:
+        count = 1
+    if count is not None and not 0 < count < PORTS:
         raise ValueError(f"-n takes how many ports, from 1 up to {PORTS - 1}, not {shown(count)}")
-    request = Request(options.host, options.protocol, handoff=options.handoff)
+    asked = ports.Asked(options, [(options.protocol, options.handoff)], count)
     if options.holder_for is not None:
-        return _hold_for(options.holder_for, options.mode, [request] * count)
+        return _hold_for(options.holder_for, asked)
     # Before the first port is printed: its reader may stop this process at once.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, _stop)
     reservations: list[Reservation] = []
     try:
-        reservations = ports.reserve_all(options.mode, [request] * count)
+        reservations = asked.reserve()
         _print(reservations)
         _wait_for_end_of_input()
     except _Stopped:
@@ -108,11 +116,10 @@ def _wait_for_end_of_input() -> None:
             signal.pause()
 
 
-def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
+def _hold_for(pid: int, asked: ports.Asked) -> int:
     """Fork first, reserve in the child: a forked child keeps none of its parent's holds."""
     if pid <= 0:
         raise ValueError(f"--for takes the id of a running process, not {pid}")
-    mode_named(mode)
     try:
         watched = os.pidfd_open(pid)
     except (ProcessLookupError, OverflowError):
@@ -128,7 +135,7 @@ def _hold_for(pid: int, mode: str | None, requests: list[Request]) -> int:
         os.close(reader)
         # The child must never return from here: two processes would go on.
         try:
-            _hold_until_end(watched, writer, mode, requests)
+            _hold_until_end(watched, writer, asked)
         finally:
             os._exit(1)
     os.close(writer)
@@ -154,11 +161,11 @@ def _close_what_is_inherited(*kept: int) -> None:
         os.closerange(below + 1, above)
 
 
-def _hold_until_end(watched: int, writer: int, mode: str | None, requests: list[Request]) -> None:
+def _hold_until_end(watched: int, writer: int, asked: ports.Asked) -> None:
     os.setsid()
     _close_what_is_inherited(watched, writer)
     try:
-        reservations = ports.reserve_all(mode, requests)
+        reservations = asked.reserve()
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)
         answer = f"held\n{answer}"
     except (EphemportError, ValueError, OSError) as error:

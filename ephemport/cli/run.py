@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ephemport import EphemportError, Reservation, ServerExited
 from ephemport._holding.handoffs import SHADOW, TAKEOVER, TAKEOVER_SHADOWING_UDP
-from ephemport._holding.request import Request
 from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
 from ephemport._serving.placeholders import fill
@@ -46,6 +45,10 @@ examples:
   ephemport run --wait-listening 10 --assist -- ./server-without-options {PORT}
   ephemport run --activate -- gunicorn app:app
   ephemport run --isolate -- ./job-with-hard-coded-ports
+  ephemport run --port 8080,8081,0 -- ./server {PORT}
+  ephemport run -p HTTP -p ADMIN --port 8000-8010 --exclude 8003 -- ./server {HTTP} {ADMIN}
+  ephemport run -p PORT -p BUS --offsets 0,10000 -- redis-server --cluster-enabled yes --port {PORT}
+  ephemport run --udp RTP --udp RTCP --contiguous --multiple-of 2 -- ./media-server {RTP}
 """
 _FORWARDED = {
     signal.SIGINT,
@@ -135,16 +138,15 @@ def _run(options: argparse.Namespace) -> int:
     _fill_all(options.command, dict.fromkeys((name for name, _ in names), ""))
     if options.wait_listening is not None and not options.wait_listening >= 0:
         raise ValueError(f"--wait-listening takes seconds from 0 up, not {options.wait_listening}")
-    if options.isolate:
-        enter()
     # A UDP server sets no option, so without help only a shadow lets it in.
     helped = options.activate or options.assist
     ways = {} if helped else {"udp": SHADOW, "both": TAKEOVER_SHADOWING_UDP}
-    requests = [
-        Request(options.host, protocol, handoff=ways.get(protocol, TAKEOVER))
-        for _, protocol in names
-    ]
-    reservations = ports.reserve_all(options.mode, requests)
+    if options.isolate:
+        enter()
+    asked = ports.Asked(
+        options, [(protocol, ways.get(protocol, TAKEOVER)) for _, protocol in names], len(names)
+    )
+    reservations = asked.reserve()
     try:
         values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
         if not options.quiet:

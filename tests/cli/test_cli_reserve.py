@@ -111,7 +111,7 @@ def test_more_than_there_are(cli: Cli, background: bool) -> None:
     extra = ["--for", str(os.getpid())] if background else []
     done = cli.run("reserve", "-n", "101", "--mode", "fixed", *extra)
     assert (done.status, done.stdout) == (1, "")
-    assert done.stderr.startswith("ephemport: no port left: ")
+    assert done.stderr.startswith("ephemport: not enough ports left: looked for 101 ")
     assert "13000-13099" in done.stderr
     assert list((cli.folder / "locks").iterdir()) == []
 

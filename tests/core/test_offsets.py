@@ -202,7 +202,7 @@ def _preferred() -> None:
         ({"offsets": [0, True]}, TypeError, "offsets= takes ints, not True"),
         ({"offsets": "01"}, TypeError, "offsets= takes an iterable of ints"),
         ({"offsets": 10000}, TypeError, "offsets= takes an iterable of ints"),
-        ({"count": 3, "offsets": [0, 1]}, ValueError, "names 2 ports, but 3 are asked for"),
+        ({"count": 3, "offsets": [0, 1]}, ValueError, "has 2 ports, but 3 are asked for"),
         ({"count": 2, "offsets": [0, 1], "contiguous": True}, ValueError, "pass one of them"),
         ({"count": 2, "multiple_of": 2}, ValueError, "is about the first port of a group"),
         ({"offsets": [0], "multiple_of": 0}, ValueError, "multiple_of= takes an int from 1"),

@@ -73,10 +73,30 @@ PORTS = st.sampled_from(
     ]
 )
 # What every option and argument takes, by the name that argparse has for it. A flag takes nothing.
+PORT_SPECS = st.sampled_from(
+    [
+        "40001",
+        "40001,40002",
+        "40000-40010",
+        "40001,0",
+        "0",
+        "0,40001",
+        "9-8",
+        "-",
+        "1-",
+        "",
+        ",",
+        "x",
+    ]
+)
 VALUES: dict[str, SearchStrategy[str]] = {
     "names": st.sampled_from(["PORT", "A", "_x", "PATH", "PORT", "1x", "a b", "ü", "", "LANG"]),
     "host": st.sampled_from(["127.0.0.1", "::", "::1", "localhost", "0.0.0.0", "192.0.2.1", ""]),
     "mode": st.sampled_from(["ephemeral", "fixed", "portserver", "portserver:@no", "fixed:x", ""]),
+    "wanted": PORT_SPECS,
+    "excluded": PORT_SPECS,
+    "offsets": st.sampled_from(["0,10000", "0,1", "0", "1", "0,-1", "0,70000", "0,,1", "x", ""]),
+    "multiple_of": _numbers("1", "2", "8", "0"),
     "wait_listening": _numbers("0", "0.01"),
     "n": _numbers("1", "2", "128", "129"),
     "holder_for": _pids(),
