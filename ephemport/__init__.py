@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         reserve,
         reserve_many,
     )
+    from ephemport._serving.inside import assisted
     from ephemport._serving.wait import wait_listening
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "TakeoverTimeout",
     "WrongListener",
     "adopt",
+    "assisted",
     "diagnose",
     "holders",
     "listeners",
@@ -61,6 +63,7 @@ __getattr__, __dir__ = later(
         "_looking.listeners": ("Holder", "Listener", "holders", "listeners"),
         "_port_map": ("port_map",),
         "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
+        "_serving.inside": ("assisted",),
         "_serving.wait": ("wait_listening",),
     },
 )

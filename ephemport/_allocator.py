@@ -16,6 +16,7 @@ from ephemport._holding.sources import Source, Terms, open_sources
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ports_in_use
 from ephemport._reservation import Reservation, reserve_from, reserve_many_from
+from ephemport._serving.inside import offer
 
 
 class PortAllocator(EndsWithBlock):
@@ -91,8 +92,10 @@ class PortAllocator(EndsWithBlock):
         return reservation
 
     def _keep(self, reservations: Iterable[Reservation]) -> None:
+        kept = list(reservations)
         with lock:
-            self._reservations.update((kept.port, kept) for kept in reservations)
+            self._reservations.update((one.port, one) for one in kept)
+        offer(one._hold for one in kept)
 
     def release_port(self, port: SupportsIndex) -> None:
         """Let a port go. A port that is not allocated is left alone.

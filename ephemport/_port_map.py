@@ -30,6 +30,7 @@ from ephemport._kernel.port_range import ephemeral_range, ports_in_use
 from ephemport._kernel.processes import descendants
 from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
+from ephemport._serving.inside import offer
 
 PREFIX = "EPHEMPORT_PORT_"
 # The worker whose ports the variables have. A worker inherits its controller's variables, but must
@@ -152,6 +153,7 @@ class PortMap(Mapping[int, int]):
         if reservation.handoff == "shadow":
             reservation._hold.open()
         self._reservations.append(reservation)
+        offer([reservation._hold])
         return reservation.port
 
     def _is_counted_from(self, key: int) -> bool:

@@ -55,6 +55,7 @@ MORE_DESCRIPTORS = Setting(
 TIMEOUT = Setting("timeout=", "--wait-listening")
 HOST = Setting("host=", "--host")
 ASSIST = Setting("popen(..., assist=True) or 'ephemport run --assist'", "'ephemport run --assist'")
+IN_THIS_PROCESS = Setting("; for a server in this process: 'with assisted():'", "")
 ACTIVATE = Setting(
     "popen(..., activate=True), or give it the socket of listen()", "'ephemport run --activate'"
 )

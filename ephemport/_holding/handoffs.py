@@ -59,8 +59,9 @@ def _open_and_move(hold: Hold, shadows: Shadows) -> None:
     hold.move_to_shadow(shadows)
 
 
-def _leave(hold: Hold, shadows: Shadows) -> None:
-    """Change nothing: a hold is exclusive from the start."""
+def _seal(hold: Hold, shadows: Shadows) -> None:
+    # A hold is exclusive from the start. This keeps out the servers of this process as well.
+    hold.sealed = True
 
 
 _OPEN = {"tcp": HoldKind.OPEN, "udp": HoldKind.EXCLUSIVE}
@@ -69,7 +70,7 @@ _EXCLUSIVE = {"tcp": HoldKind.EXCLUSIVE, "udp": HoldKind.EXCLUSIVE}
 
 TAKEOVER = Handoff("takeover", _no_shadows, _open, True, _OPEN)
 SHADOW = Handoff("shadow", _all_shadows, _move, True, _SHADOW)
-FD = Handoff("fd", _no_shadows, _leave, False, _EXCLUSIVE)
+FD = Handoff("fd", _no_shadows, _seal, False, _EXCLUSIVE)
 # A take-over whose UDP side lets servers in as a shadow does. `handoff=` has no name for it.
 TAKEOVER_SHADOWING_UDP = TAKEOVER._replace(
     shadows=_udp_shadows, ready=_open_and_move, kinds={**_OPEN, "udp": HoldKind.SHADOW}
@@ -100,6 +101,7 @@ def lets_in(kind: HoldKind, protocol: str) -> str:
         return (
             "the hold lets in no UDP server, whatever it sets: reserve with "
             f"{_spelling.SHADOW}, or start it with {_spelling.ASSIST}, or with {_spelling.ACTIVATE}"
+            f"{_spelling.IN_THIS_PROCESS}"
         )
     if kind is HoldKind.EXCLUSIVE:
         return (
@@ -108,6 +110,7 @@ def lets_in(kind: HoldKind, protocol: str) -> str:
         )
     return (
         "the hold lets in a TCP server that sets SO_REUSEADDR, or as the same user SO_REUSEPORT, "
-        f"before its bind(), and no other. For one that sets neither: {_spelling.ASSIST}, or, "
-        f"where somebody else starts it, {_spelling.SHADOW} (not for a server on '::')"
+        f"before its bind(), and no other. For one that sets neither: {_spelling.ASSIST}"
+        f"{_spelling.IN_THIS_PROCESS}; where somebody else starts it: {_spelling.SHADOW} (not for "
+        "a server on '::')"
     )

@@ -47,6 +47,7 @@ from ephemport._holding.identity import (
     identity_of,
     is_still,
 )
+from ephemport._holding.live import live
 from ephemport._kernel.fork import forks, lock
 from ephemport._kernel.sockets import State, read_sockets
 from ephemport._looking.mark import mark_this_process
@@ -54,17 +55,15 @@ from ephemport._looking.mark import mark_this_process
 # EACCES: the range reaches below ip_unprivileged_port_start.
 TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
-# Weak references, each of which removes itself from the set: see above.
-_live: set["ref[Hold]"] = set()
-_forget = _live.discard
+_forget = live.discard
 
 
 def _mark_and_add(first: "ref[Hold]") -> None:
     """Mark the process at its first hold. From then on only add."""
     global _add_live
-    _add_live = _live.add
+    _add_live = live.add
     mark_this_process()
-    _live.add(first)
+    live.add(first)
 
 
 _add_live: Callable[["ref[Hold]"], None] = _mark_and_add
@@ -97,7 +96,21 @@ class Lease(Protocol):
 class Hold:
     """One port and the sockets that keep it. `close()` ends it, and so does a fork in the child."""
 
-    __slots__ = ("__weakref__", "_end", "forks", "lease", "parts", "port")
+    # Not set in every hold. left: the kinds of the sockets that a fork left to the parent. sealed:
+    # handoff="fd", which lets in no server.
+    left: tuple[int, ...]
+    sealed: bool
+
+    __slots__ = (
+        "__weakref__",
+        "_end",
+        "forks",
+        "lease",
+        "left",
+        "parts",
+        "port",
+        "sealed",
+    )
 
     def __init__(self) -> None:
         # TCP before UDP; none after the port was let go.
@@ -160,7 +173,7 @@ class Hold:
     def _wait_for_children(self, copies: set[int] | None) -> None:
         """Return when children that were just forked have closed their copies of the sockets.
 
-        That is the first thing that a child does (`_after_fork_in_child`), but os.fork() may return
+        That is the first thing that a child does (`live`), but os.fork() may return
         here earlier. copies: their inodes; None for a fork in the very moment of the close, where
         whatever is bound to the port and quiet may be one. Only Linux 6.8 and newer show the copies
         (TCP). Elsewhere this does not wait.
@@ -179,9 +192,11 @@ class Hold:
             if copies:
                 sleep(_PAUSE)
 
-    def _abandon(self, parent: int) -> None:
+    def abandon(self, parent: int) -> None:
+        """In a forked child: close the copies. The parent, whose pid is given, has the port."""
         if self.parts:
             self._end = End(How.FORKED, parent)
+            self.left = tuple(sock.type for sock, _ in self.parts)
         for sock, identity in self.parts:
             if sock.fileno() != -1:
                 close_unless_lost(sock, identity)
@@ -395,7 +410,7 @@ class ReservedHold(Hold):
 
 def live_inodes() -> set[int]:
     """The inodes of the sockets of every live hold of this process."""
-    holds = filter(None, (reference() for reference in list(_live)))
+    holds = filter(None, (reference() for reference in list(live)))
     return {os.fstat(sock.fileno()).st_ino for held in holds for sock in held.sockets}
 
 
@@ -420,23 +435,3 @@ def _default_receive_buffer() -> int:
     # Not from /proc/sys, which is out of sight after chroot().
     with socket(AF_INET, SOCK_DGRAM) as fresh:
         return fresh.getsockopt(SOL_SOCKET, SO_RCVBUF)
-
-
-# The pid that has the holds. A forked child needs its parent's, and the parent may have ended.
-_process = os.getpid()
-
-
-def _after_fork_in_child() -> None:
-    global _process
-    parent, _process = _process, os.getpid()
-    for reference in list(_live):
-        held = reference()
-        if held is not None:
-            held._abandon(parent)
-    _live.clear()
-    lock.release()
-
-
-os.register_at_fork(
-    before=lock.acquire, after_in_parent=lock.release, after_in_child=_after_fork_in_child
-)

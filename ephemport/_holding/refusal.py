@@ -12,13 +12,12 @@ from ephemport._holding.shape import Shape
 
 # Not with the first error: by then the process may have another root, or be another user's.
 from ephemport._looking.diagnosis import (
-    CLOSING,
-    TIME_WAIT,
     Diagnosis,
     Found,
     diagnosis_or_none,
     found_on,
 )
+from ephemport._looking.time_wait import CLOSING, TIME_WAIT, is_left_over, what_helps
 
 if TYPE_CHECKING:
     from ephemport._holding.request import Request
@@ -236,16 +235,18 @@ def _first_step(diagnosis: Diagnosis | None) -> str:
 def first_step(found: Iterable[Found]) -> str:
     """What to do about the processes or connections that stand in the way."""
     found = list(found)
-    pids = {one.pid for one in found}
     if not found:
         return "Ask again"
-    if os.getpid() in pids:
-        own = "Close or release it in this process"
-        return own if len(pids) == 1 else f"{own}, and end the others"
+    if is_left_over(found):
+        ports = {one.port for one in found}
+        return what_helps(ports.pop()) if len(ports) == 1 else "Wait for those connections"
     ending = {one.pid for one in found if one.state not in (TIME_WAIT, CLOSING)}
-    if ending:
-        return "End that process" if len(ending) == 1 else "End those processes"
-    return "Wait for that"
+    if os.getpid() in ending:
+        own = "Close or release it in this process"
+        return own if len(ending) == 1 else f"{own}, and end the others"
+    if ending == {None}:
+        return "End what has it: which process that is cannot be seen from here"
+    return "End that process" if len(ending) == 1 else "End those processes"
 
 
 def exhausted(error: OSError, protocol: str | None = None) -> Exception:

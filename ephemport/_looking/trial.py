@@ -15,6 +15,7 @@ from ephemport._kernel.fork import lock
 
 # Kept at import: tests patch socket.socket, and a trial must still bind.
 _Socket = socket.socket
+_bind = socket.SocketType.bind
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -96,7 +97,8 @@ def _try(family: int, address: str, port: int, protocol: str, options: Collectio
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
             for option in options:
                 sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
-            sock.bind((address, port))
+            # Not sock.bind(): other code may have replaced it, as `assisted()` does.
+            _bind(sock, (address, port))
     except OSError as error:
         return error.errno or errno.EIO
     return 0

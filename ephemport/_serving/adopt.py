@@ -147,7 +147,9 @@ class _Talk:
                     del descriptors[0]
                 if not _hold_port(sockets, port, terms.protocol):
                     raise _RefusedError(f"port {port} ({terms.protocol}), with other sockets")
-                return adopt_sockets(port, tuple(sockets)), terms
+                hold = adopt_sockets(port, tuple(sockets))
+                hold.sealed = not handoff_named(terms.handoff).servers_bind
+                return hold, terms
             except BaseException:
                 for sock in sockets:
                     sock.close()

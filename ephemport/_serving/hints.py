@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ephemport._holding.handoffs import HANDOFFS, lets_in
 from ephemport._looking.recognition import HoldKind
+from ephemport._looking.time_wait import is_left_over_beside_holds, what_helps
 
 if TYPE_CHECKING:
     from ephemport._looking.diagnosis import Diagnosis
@@ -33,6 +34,9 @@ def hint(
         handoff = HANDOFFS[getattr(reservation, "handoff", "takeover")]
         kinds = {one: handoff.kinds[one] for one in protocols}
     clauses = "; ".join(dict.fromkeys(lets_in(kind, one) for one, kind in kinds.items()))
+    if diagnosis is not None and is_left_over_beside_holds(diagnosis.found):
+        left_over = f"{diagnosis}. {what_helps(diagnosis.port)}"
+        clauses = f"{left_over}. Without them {clauses}" if clauses else left_over
     return f"{condition}: {clauses}" if clauses else ""
 
 

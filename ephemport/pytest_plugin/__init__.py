@@ -8,6 +8,7 @@ import pytest
 
 from ephemport._holding.mode import choose_mode, mode_named
 from ephemport._holding.sources import modes
+from ephemport._serving import own_tests
 from ephemport.pytest_plugin.fixtures import (
     client_port,
     federation_port,
@@ -67,6 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="warn",
     )
     parser.addini(
+        "ephemport_assist",
+        "let servers inside the test process bind the ports of tests even if they set no option",
+        type="bool",
+        default=True,
+    )
+    parser.addini(
         "ephemport_markers",
         "register the markers slow and integration of the documented checklist",
         type="bool",
@@ -86,6 +93,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _mode(config)
     for_this_run = ExitStack()
     for_this_run.callback(choose_mode, choose_mode(_chosen_mode(config)))
+    assist = config.getini("ephemport_assist")
+    for_this_run.callback(_assist_tests, _assist_tests(assist))
+    if assist and config.pluginmanager.has_plugin("django"):
+        config.pluginmanager.import_plugin("ephemport.pytest_plugin.live_server")
     if _ALLOCATOR in sys.modules:
         # A run inside another run (pytester) does not touch the ports of the outer one.
         from ephemport._allocator import default_allocator
@@ -158,6 +169,16 @@ def _mode(config: pytest.Config) -> str:
         return mode_named(_chosen_mode(config))
     except ValueError as error:
         raise pytest.UsageError(f"ephemport: {error}") from None
+
+
+def _assist_tests(wanted: bool) -> bool:
+    """Choose whether servers in this process get the ports of tests. Returns the choice before."""
+    before = own_tests.choose(wanted)
+    inside = sys.modules.get("ephemport._serving.inside")
+    if inside is not None:
+        # A conftest file has asked for a port already, or this is the end of the run.
+        inside.follow_choice()
+    return before
 
 
 def _forget_default_allocator() -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ephemport.pytest_plugin.evidence import attributes_of
 
 UNKNOWN = object()
+_INSIDE = "ephemport._serving.inside"
 _PROTOCOLS = {int(socket.SOCK_STREAM): "tcp", int(socket.SOCK_DGRAM): "udp"}
 
 
@@ -38,9 +39,13 @@ class FailedBind(NamedTuple):
 
 def failed_bind(error: BaseException) -> FailedBind | None:
     """Return the bind(), or the listen() after it, that raised this error; None: another call."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
+    trace = None
+    following = error.__traceback__
+    while following is not None:
+        # Below the test's own call there may be ours, which assists it.
+        if following.tb_frame.f_globals.get("__name__") != _INSIDE:
+            trace = following
+        following = following.tb_next
     if trace is None:
         return None
     call = _call_at(trace)

@@ -227,8 +227,15 @@ def _of_released(kept: "Reservation", tried: FailedBind | None) -> str:
 def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evidence) -> str:
     from ephemport._kernel.protocols import PARTS
     from ephemport._looking.diagnosis import LISTENS, RECEIVES
+    from ephemport._looking.time_wait import (
+        is_left_over,
+        is_left_over_beside_holds,
+        what_helps,
+    )
     from ephemport._serving.hints import kinds_of_holds
 
+    if is_left_over(diagnosis.found):
+        return f"\n\n{what_helps(diagnosis.port)}.{_ways([], evidence)}"
     pids = [one.pid for one in diagnosis.found]
     ours = diagnosis._replace(found=tuple(one for one in diagnosis.found if _is_ours(one.pids)))
     kinds = kinds_of_holds(ours, PARTS[diagnosis.protocol])
@@ -242,7 +249,10 @@ def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evid
             else "servers already have it. Another server meets one of them"
         )
         return f"\n\nThis process has reserved the port, and {met}, not the hold."
-    text = f"\n\n{_what_was_set(tried)}\nThis process has reserved the port: {_conditions(kinds)}"
+    text = f"\n\n{_what_was_set(tried)}\n"
+    if is_left_over_beside_holds(diagnosis.found):
+        return text + f"This process has reserved the port. {what_helps(diagnosis.port)}."
+    text += f"This process has reserved the port: {_conditions(kinds)}"
     if (
         tried is not None
         and tried.options is not None

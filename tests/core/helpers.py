@@ -94,9 +94,9 @@ def abort_on_close(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def leave_time_wait(port: int) -> None:
+def leave_time_wait(port: int, options: tuple[int, ...] = (socket.SO_REUSEADDR,)) -> None:
     """Be a server on `port` that closes a connection first and ends."""
-    with bound(port, options=(socket.SO_REUSEADDR,)) as server:
+    with bound(port, options=options) as server:
         server.listen()
         client = socket.create_connection(("127.0.0.1", port))
         server.accept()[0].close()

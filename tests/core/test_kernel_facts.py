@@ -316,6 +316,17 @@ def test_time_wait_is_passed_with_reuseaddr_only(in_namespace: InNamespace) -> N
     assert in_namespace(_time_wait, 50000) == [False, True]
 
 
+def _time_wait_without_options(port: int) -> list[bool]:
+    leave_time_wait(port, options=())
+    return [may_bind(port, "::", option) for option in (REUSEADDR, REUSEPORT)]
+
+
+def test_time_wait_of_a_server_without_options_keeps_off_everybody(
+    in_namespace: InNamespace,
+) -> None:
+    assert in_namespace(_time_wait_without_options, 50000) == [False, False]
+
+
 def _state_13() -> None:
     with bound(0, "::") as hold:
         port = hold.getsockname()[1]

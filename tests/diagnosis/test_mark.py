@@ -108,7 +108,12 @@ def test_nothing_but_what_is_displayed_depends_on_the_mark() -> None:
     allowed = {
         r"\bmark_of\b": {"_looking/mark.py", "_looking/recognition.py"},
         r"\bRecognizer\b": {"_looking/recognition.py", "_looking/diagnosis.py"},
-        r"\.ephemport\b(?! import)": {"_looking/diagnosis.py", "_serving/hints.py", "cli/ls.py"},
+        r"\.ephemport\b(?! import)": {
+            "_looking/diagnosis.py",
+            "_looking/time_wait.py",
+            "_serving/hints.py",
+            "cli/ls.py",
+        },
     }
     for pattern, files in allowed.items():
         asking = {

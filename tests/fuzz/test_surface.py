@@ -27,6 +27,8 @@ FUZZED = {*RESERVING, *LOOKING, *STARTING, *ADOPTING, *COMPAT}
 NOT_FUZZED = {
     # What is returned and raised, and is only read.
     *("Diagnosis", "Found", "Holder", "Listener", "PortMap"),
+    # Nothing is passed to them.
+    "assisted",
     # Calls of other parts of ephemport, with what those have checked.
     *("PortAllocator.allocate", "PortAllocator.nested", "PortAllocator.source"),
     # Commands: `test_commands_of_drop_ins` runs them.

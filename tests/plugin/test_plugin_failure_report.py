@@ -110,10 +110,12 @@ def test_what_node_says_is_understood(suite: Suite) -> None:
     ids=["closed", "open"],
 )
 def test_a_server_without_options_reads_what_helps(suite: Suite, body: str, reported: str) -> None:
+    suite.ini("ephemport_assist = false")
     section = report_of(suite, f"def test_it(server_port):\n    {body}\n")
     assert reported in section
     assert "SO_REUSEADDR, 1)" in section
     assert "assist=True" in section
+    assert "with assisted():" in section
     for rung in ("isolate", "migrate", "ephemport.reserve()"):
         assert rung not in section
 
@@ -149,6 +151,7 @@ def test_it():
 
 
 def test_the_report_on_udp_speaks_of_udp(suite: Suite) -> None:
+    suite.ini("ephemport_assist = false")
     section = report_of(
         suite,
         """
