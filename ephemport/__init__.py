@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ephemport._errors import (
     EphemportError,
     LeakedServerWarning,
+    NoShadow,
     PortsExhausted,
     PortUnavailable,
     ReservationReleased,
@@ -37,6 +38,7 @@ __all__ = [
     "Holder",
     "LeakedServerWarning",
     "Listener",
+    "NoShadow",
     "PortUnavailable",
     "PortsExhausted",
     "Reservation",

@@ -50,6 +50,14 @@ class PortUnavailable(EphemportError):
     """A port that the caller named is taken."""
 
 
+class NoShadow(EphemportError, ValueError):
+    """`handoff="shadow"` is not possible: every address that a shadow could have is in the way.
+
+    A shadow is held on an address that the server does not use. Servers on "::" use all of them. A
+    machine without an IPv4 or an IPv6 loopback may have no other address.
+    """
+
+
 class ReservationReleased(EphemportError):
     """The reservation no longer holds its port: it was released, or this process was forked."""
 

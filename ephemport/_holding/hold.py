@@ -271,7 +271,13 @@ class Hold:
         try:
             guard = gate.add(AF_INET, SOCK_STREAM)
             # Any hold and any server on a wildcard conflicts with this bind, with any option.
-            guard.bind((_GATE, port))
+            try:
+                guard.bind((_GATE, port))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                # A machine without an IPv4 address. So the connections in TIME_WAIT have IPv6 ones.
+                guard.bind(("0.0.0.0", port))
             guard.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             sock, address = self._add_wildcard(SOCK_STREAM)
             _bind_beside(sock, Endpoint(sock.family, address), port)

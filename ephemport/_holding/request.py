@@ -1,5 +1,6 @@
 """A request: the arguments of `reserve()`, checked."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from typing import SupportsIndex
 
@@ -10,6 +11,7 @@ from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
 from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.refusal import exhausted, unavailable
+from ephemport._holding.shadow import no_address
 from ephemport._holding.sources import Source
 from ephemport._kernel.protocols import check_protocol
 
@@ -84,12 +86,17 @@ class Request:
             raise exhausted(error, self.protocol) from error
 
     def make_ready(self, hold: Hold) -> None:
-        """Make a hold of this request ready for its server. Raises PortUnavailable or OSError."""
+        """Make a hold of this request ready for its server.
+
+        Raises PortUnavailable, NoShadow or OSError.
+        """
         try:
             self._ready(hold, self._shadows)
         except OSError as error:
             if error.errno in TAKEN:
                 raise unavailable(hold.port, self.protocol, error, "hold") from error
+            if error.errno == errno.EADDRNOTAVAIL and self._shadows:
+                raise no_address(self.host, self._shadows, self.protocol) from error
             raise
 
 

@@ -387,10 +387,11 @@ def can_see_bound_inactive() -> bool:
     """Return whether this kernel shows TCP sockets that are bound and do not listen (Linux 6.8).
 
     Asks about a socket of its own, once a process. Raises OSError where that socket cannot be
-    bound to 127.0.0.1 (no loopback, no free port); the next call asks again.
+    bound (no free port); the next call asks again.
     """
     with lock, _Socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
+        # Not 127.0.0.1: machines with IPv6 alone do not have it.
+        probe.bind(("0.0.0.0", 0))
         try:
             return bool(read_netlink("tcp", {State.BOUND_INACTIVE}, port=probe.getsockname()[1]))
         except OSError:

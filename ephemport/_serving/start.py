@@ -1,5 +1,6 @@
 """Handing over: start a server with its ports, or give it the listening sockets."""
 
+import errno
 import os
 import socket
 import sys
@@ -8,12 +9,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ephemport import _spelling
 from ephemport._arguments import at_most, shown, whole
-from ephemport._errors import EphemportError
+from ephemport._errors import EphemportError, PortUnavailable
 from ephemport._holding.hold import Hold
-from ephemport._holding.host import endpoint, make_url
+from ephemport._holding.host import Endpoint, endpoint, make_url
 from ephemport._holding.refusal import unavailable
 from ephemport._later import importing
+from ephemport._looking.listeners import place
 from ephemport._serving.activation import (
     Argument,
     Text,
@@ -49,17 +52,45 @@ def listening_sockets(handed: Handed, backlog: int | None = None) -> list[socket
         # The kernel has a limit of its own, and refuses only what is no C int.
         backlog = min(max(whole(backlog, "backlog must be an int or None"), 0), 2**31 - 1)
     where = endpoint(handed.host)
+    try:
+        return _sockets_on(where, handed, backlog)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise unavailable(handed.hold.port, handed.protocol, error, "listen on") from error
+        if handed.host != "localhost":
+            raise _no_such_address(where, handed) from error
+    # A machine with IPv6 alone.
+    where = Endpoint(socket.AF_INET6, "::1")
+    try:
+        return _sockets_on(where, handed, backlog)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _no_such_address(where, handed) from error
+        raise unavailable(handed.hold.port, handed.protocol, error, "listen on") from error
+
+
+def _sockets_on(where: Endpoint, handed: Handed, backlog: int | None) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         if handed.protocol != "udp":
             sockets.append(handed.hold.listener(where, backlog))
         if handed.protocol != "tcp":
             sockets.append(handed.hold.receiver(where))
-    except OSError as error:
+    except OSError:
         for sock in sockets:
             sock.close()
-        raise unavailable(handed.hold.port, handed.protocol, error, "listen on") from error
+        raise
     return sockets
+
+
+def _no_such_address(where: Endpoint, handed: Handed) -> PortUnavailable:
+    return PortUnavailable(
+        f"cannot listen on {place(where.address, handed.hold.port)} ({handed.protocol}): this "
+        f"machine has no address {where.address}. 'ip address' lists those that it has: reserve "
+        f"with one of them ({_spelling.HOST}), such as ::1",
+        port=handed.hold.port,
+        protocol=handed.protocol,
+    )
 
 
 def placeholders(handed: Sequence[Handed]) -> dict[str, str]:

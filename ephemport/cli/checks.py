@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ephemport import EphemportError, reserve
+from ephemport._holding.host import Endpoint, is_of_this_machine
 from ephemport._holding.sources.portserver import Portserver
 from ephemport._kernel import port_range
 from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink, read_proc_net
@@ -47,6 +48,7 @@ def _checks() -> dict[str, Callable[[str], Check]]:
         "ephemeral port range": ephemeral_range,
         "ip_local_reserved_ports": reserved_ports,
         "ip_autobind_reuse": autobind_reuse,
+        "IPv4": ipv4,
         "IPv6": ipv6,
         "file descriptors": descriptors,
         "seeing listeners": listeners_seen,
@@ -100,15 +102,16 @@ def self_test(name: str) -> Check:
             f"a neighbour process got port {held.port} on {where} while it was held",
             f"please report this, with 'uname -a' ({diagnosis})",
         )
-    if while_held["127.0.0.1 SO_REUSEADDR"] != 0:
+    loopback = _loopback()
+    if while_held[f"{loopback} SO_REUSEADDR"] != 0:
         return Check(
             name,
             BROKEN,
             f"no server could take over port {held.port}: {diagnosis}",
             "reserve with handoff='fd', or start servers with assistance (ephemport run --assist)",
         )
-    if after["127.0.0.1 None"] != 0:
-        answer = os.strerror(after["127.0.0.1 None"])
+    if after[f"{loopback} None"] != 0:
+        answer = os.strerror(after[f"{loopback} None"])
         return Check(name, NOTE, f"port {held.port} was taken after its release: {answer}")
     return Check(
         name,
@@ -179,6 +182,25 @@ def autobind_reuse(name: str) -> Check:
     return Check(name, OK, "0: the kernel gives a held port to nobody")
 
 
+def _loopback() -> str:
+    """The loopback address that servers here can bind."""
+    v4 = Endpoint(socket.AF_INET, "127.0.0.1")
+    return v4.address if is_of_this_machine(v4) else "::1"
+
+
+def ipv4(name: str) -> Check:
+    """Whether servers can bind 127.0.0.1, the usual host of a reservation."""
+    if _loopback() == "127.0.0.1":
+        return Check(name, OK, "servers can bind 127.0.0.1")
+    return Check(
+        name,
+        NOTE,
+        "no address 127.0.0.1: no server can bind it, and no shadow can exist for servers on ::1, "
+        "on localhost, or for UDP",
+        "reserve with host='::1', or as root: ip address add 127.0.0.1/8 dev lo",
+    )
+
+
 def ipv6(name: str) -> Check:
     """Whether one socket can hold both families."""
     try:
@@ -220,7 +242,9 @@ def descriptors(name: str) -> Check:
 
 def listeners_seen(name: str) -> Check:
     """Whether sock_diag shows listeners: wait_listening() needs it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    loopback = _loopback()
+    family = socket.AF_INET6 if ":" in loopback else socket.AF_INET
+    with socket.create_server((loopback, 0), family=family) as server:
         port = server.getsockname()[1]
         try:
             if read_netlink("tcp", {State.LISTEN}, port=port):

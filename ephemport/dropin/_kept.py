@@ -5,16 +5,18 @@ held until it is returned, its fixture's test ends, or the process ends. If a pr
 many, only the latest are held: a fourth of the descriptors that the process may have open.
 
 TCP ports are open to servers that set SO_REUSEADDR or SO_REUSEPORT ("takeover"). UDP ports are open
-to any server on 127.0.0.1 (a shadow). Tests often bind such a port themselves, with a plain
-`socket.bind()`. So a socket of this process gets in, whatever it sets: importing this module wraps
-`bind()` and `listen()` of Python's sockets, and for a port of ours they do what the option would
-do. A server in another process that sets neither option does not get a TCP port.
+to any server on 127.0.0.1 (a shadow; on a machine with IPv6 alone, to this process only). Tests
+often bind such a port themselves, with a plain `socket.bind()`. So a socket of this process gets
+in, whatever it sets: importing this module wraps `bind()` and `listen()` of its sockets, and for a
+port of ours they do what the option would do. A server in another process that sets neither option
+does not get a TCP port.
 EPHEMPORT_DROPIN_HANDOFF=shadow (ini `ephemport_dropin_handoff`) lets such a server in, on IPv4
 addresses only. That hold is weaker: the kernel may assign the port to another program's
 `bind(("127.0.0.1", 0))`.
 """
 
 import atexit
+import errno
 import os
 import resource
 import socket
@@ -24,9 +26,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ephemport._arguments import port_or_any
+from ephemport._errors import NoShadow
 from ephemport._holding.acquire import hold_port
 from ephemport._holding.end import How
 from ephemport._holding.handoffs import TAKEOVER, TAKEOVER_SHADOWING_UDP, handoff_named
+from ephemport._holding.hold import Hold
 from ephemport._holding.host import endpoint
 from ephemport._holding.request import Request
 from ephemport._holding.shadow import shadow_addresses
@@ -70,8 +74,14 @@ def new_reservation(protocol: str, *, chosen: str | None = None, **request: Any)
     way = handoff_named(handoff)
     if protocol == "both" and way is TAKEOVER:
         way = TAKEOVER_SHADOWING_UDP
-    asked = Request(protocol=protocol, handoff=way, **request)
-    return _keep(reserve_from(EPHEMERAL, asked))
+    try:
+        return _keep(reserve_from(EPHEMERAL, Request(protocol=protocol, handoff=way, **request)))
+    except NoShadow:
+        if protocol == "tcp":
+            raise
+        # Without an IPv4 loopback. The sockets of this process get in all the same.
+        asked = Request(protocol=protocol, handoff=TAKEOVER, **request)
+        return _keep(reserve_from(EPHEMERAL, asked))
 
 
 def try_to_keep(port: int, protocol: str) -> bool:
@@ -86,12 +96,21 @@ def try_to_keep(port: int, protocol: str) -> bool:
         try:
             hold.open()
             if protocol != "tcp":
-                hold.move_to_shadow(shadow_addresses("127.0.0.1", endpoint("127.0.0.1"), "udp"))
+                _shadow_udp(hold)
         except OSError:
             hold.close()
             return False
         _keep(Reservation(hold, "127.0.0.1", protocol, "takeover"))
         return True
+
+
+def _shadow_udp(hold: Hold) -> None:
+    try:
+        hold.move_to_shadow(shadow_addresses("127.0.0.1", endpoint("127.0.0.1"), "udp"))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        # Without an IPv4 loopback the hold stays exclusive, as in `new_reservation()`.
 
 
 def give_back(port: int, protocol: str = "both") -> None:

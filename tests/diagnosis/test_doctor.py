@@ -29,6 +29,7 @@ def _every_line() -> None:
         "ephemeral port range",
         "ip_local_reserved_ports",
         "ip_autobind_reuse",
+        "IPv4",
         "IPv6",
         "file descriptors",
         "seeing listeners",
