@@ -23,6 +23,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import SupportsIndex
+from weakref import WeakValueDictionary
 
 from ephemport._arguments import PORTS, checked_port
 from ephemport._kernel.fork import lock
@@ -31,6 +32,7 @@ from ephemport._kernel.processes import descendants
 from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
 from ephemport._serving.inside import offer
+from ephemport._workers import became_worker, starter_of_pool
 
 PREFIX = "EPHEMPORT_PORT_"
 # The worker whose ports the variables have. A worker inherits its controller's variables, but must
@@ -48,13 +50,19 @@ _FAR = 20
 _DIGITS = re.compile(r"(?<!\d)\d{4,5}(?!\d)")
 
 
+_maps: "WeakValueDictionary[int, PortMap]" = WeakValueDictionary()
+
+
 class PortMap(Mapping[int, int]):
     """A lazy mapping from hard-coded ports to held ports of this process. Thread-safe.
 
     `port_map[9001]` reserves a port at its first use and returns the same port in the whole process
-    until the process ends. A forked child has the same ports, and so has a child that is started
-    with the variables of `environ()`; the parent holds them. As a mapping it has the ports that
-    were used so far as keys.
+    until the process ends. As a mapping it has the ports that were used so far as keys.
+
+    A child process has the same ports if it is started with the variables of `environ()`, or if a
+    test forks it (os.fork(), multiprocessing.Process, pytest-forked); the parent holds them. The
+    processes of a pool, and children that are forked when no test runs, are workers: what they
+    look up is their own. A value that was looked up before the fork is copied into every child.
 
     Raises:
         TypeError: A key is neither an int nor a Reservation.
@@ -66,16 +74,19 @@ class PortMap(Mapping[int, int]):
         self._ports: dict[int, int] = {}
         self._reservations: list[Reservation] = []
         self._lane: tuple[range, int] | None = None
+        # The ports that came with the environment: another process holds them.
+        self._shared: set[int] = set()
+        # In a worker that was forked: what the map had before, which values made at import have.
+        self._of_parent: dict[int, int] = {}
+        self._reservations_of_parent: list[Reservation] = []
+        _maps[id(self)] = self
 
     def __getitem__(self, port: SupportsIndex) -> int:
         key = checked_port(port)
         with lock:
             held = self._ports.get(key)
-            if held is None:
-                held = _inherited(key)
-                if held is None:
-                    held = self._reserve(key)
-                self._ports[key] = held
+            if held is None or (held in self._shared and starter_of_pool() is not None):
+                held = self._ports[key] = self._look_up(key)
             return held
 
     def environ(self, *ports: SupportsIndex) -> dict[str, str]:
@@ -99,7 +110,7 @@ class PortMap(Mapping[int, int]):
             self[port]
         with lock:
             variables = {f"{PREFIX}{key}": str(held) for key, held in self._ports.items()}
-        return {**variables, OWNER: _worker() or "master"} if variables else {}
+        return {**variables, OWNER: f"{_worker() or 'master'}/{os.getpid()}"} if variables else {}
 
     def as_written(self, value: object) -> str | None:
         """A value with the hard-coded ports in place of their stand-ins.
@@ -113,7 +124,8 @@ class PortMap(Mapping[int, int]):
             The value as a string with the hard-coded ports. None if it has no stand-in.
         """
         with lock:
-            written = {str(held): str(key) for key, held in self._ports.items()}
+            known = (*self._of_parent.items(), *self._ports.items())
+            written = {str(held): str(key) for key, held in known}
         if isinstance(value, bytes):
             text = value.decode("ascii", "backslashreplace")
         elif isinstance(value, str):
@@ -132,6 +144,31 @@ class PortMap(Mapping[int, int]):
                 reservation.release()
             self._reservations.clear()
             self._ports.clear()
+            self._shared.clear()
+
+    def _look_up(self, key: int) -> int:
+        held = _inherited(key)
+        if held is not None:
+            self._shared.add(held)
+            return held
+        held = self._reserve(key)
+        if starter_of_pool() is not None and _exported(key) is not None:
+            # For the programs that this worker starts.
+            os.environ[f"{PREFIX}{key}"] = str(held)
+        return held
+
+    def _begin_as_worker(self) -> None:
+        """In a worker that was just forked: forget the ports, and export others where they were."""
+        exported = [key for key, held in self._ports.items() if _exported(key) == str(held)]
+        self._of_parent.update(self._ports)
+        self._reservations_of_parent += self._reservations
+        self._ports = {key: one for key, one in self._ports.items() if one in self._shared}
+        self._reservations = []
+        self._lane = None
+        for key in exported:
+            if key not in self._ports:
+                del os.environ[f"{PREFIX}{key}"]
+                os.environ.update(self.environ(key))
 
     def _reserve(self, key: int) -> int:
         # The layer above knows the sources of the mode. It is imported when a port is needed.
@@ -189,12 +226,20 @@ def _worker() -> str | None:
     return os.environ.get("PYTEST_XDIST_WORKER")
 
 
+def _exported(key: int) -> str | None:
+    return os.environ.get(f"{PREFIX}{key}")
+
+
 def _inherited(key: int) -> int | None:
-    text = os.environ.get(f"{PREFIX}{key}")
+    text = _exported(key)
     if text is None:
         return None
-    worker, owner = _worker(), os.environ.get(OWNER)
-    if worker is not None and owner is not None and owner != worker:
+    worker, (owner, _, pid) = _worker(), os.environ.get(OWNER, "").partition("/")
+    if worker is not None and owner and owner != worker:
+        return None
+    starter = starter_of_pool()
+    if starter is not None and pid == str(starter):
+        # The variables are those of the process that has the pool, and this is one of its workers.
         return None
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ValueError(f"the environment's {PREFIX}{key}={text!r} is no port")
@@ -235,11 +280,19 @@ def _shift(width: int) -> int:
     """Where this process's lane begins: at random, but far from the other workers of the run."""
     run, worker = os.environ.get("PYTEST_XDIST_TESTRUNUID"), _worker() or ""
     digits = "".join(filter(str.isdecimal, worker))
-    if run is None or not digits:
+    if run is None or not digits or became_worker() or starter_of_pool() is not None:
         return random.randrange(width)
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
     return (zlib.crc32(run.encode()) + int(digits) * (width // max(count, 1))) % width
 
+
+def _after_fork_in_child() -> None:
+    if became_worker():
+        for ports in list(_maps.values()):
+            ports._begin_as_worker()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 port_map = PortMap()
 atexit.register(port_map.release)
