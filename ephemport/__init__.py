@@ -10,6 +10,7 @@ from ephemport._errors import (
     PortUnavailable,
     ReservationReleased,
     ServerExited,
+    StillListening,
     TakeoverTimeout,
     WrongListener,
 )
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
         reserve_many,
     )
     from ephemport._serving.inside import assisted
-    from ephemport._serving.wait import wait_listening
+    from ephemport._serving.wait import wait_listening, wait_listening_async
+    from ephemport._serving.wait_not_listening import wait_not_listening, wait_not_listening_async
 
 __version__ = "0.1.0"
 
@@ -45,6 +47,7 @@ __all__ = [
     "ReservationGroup",
     "ReservationReleased",
     "ServerExited",
+    "StillListening",
     "TakeoverTimeout",
     "WrongListener",
     "adopt",
@@ -56,6 +59,9 @@ __all__ = [
     "reserve",
     "reserve_many",
     "wait_listening",
+    "wait_listening_async",
+    "wait_not_listening",
+    "wait_not_listening_async",
 ]
 
 __getattr__, __dir__ = later(
@@ -66,6 +72,7 @@ __getattr__, __dir__ = later(
         "_port_map": ("port_map",),
         "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
         "_serving.inside": ("assisted",),
-        "_serving.wait": ("wait_listening",),
+        "_serving.wait": ("wait_listening", "wait_listening_async"),
+        "_serving.wait_not_listening": ("wait_not_listening", "wait_not_listening_async"),
     },
 )

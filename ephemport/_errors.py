@@ -66,6 +66,10 @@ class TakeoverTimeout(EphemportError, TimeoutError):
     """Nothing listened on the port within the timeout."""
 
 
+class StillListening(EphemportError, TimeoutError):
+    """Somebody listened on the port, and nobody was to, when the time was over."""
+
+
 class WrongListener(EphemportError):
     """Another process than the expected one listens on the port."""
 

@@ -52,6 +52,11 @@ OTHER_LOCKS = Setting(
 MORE_DESCRIPTORS = Setting(
     "ulimit -n, or resource.setrlimit(resource.RLIMIT_NOFILE, ...)", "ulimit -n"
 )
+WITHOUT_PROCESS = Setting("wait without process=", "run it without --wait-listening")
+DAEMON = Setting(
+    "pass the pid file that it writes, process=Path(...), or start it in the foreground",
+    "start it in the foreground",
+)
 TIMEOUT = Setting("timeout=", "--wait-listening")
 HOST = Setting("host=", "--host")
 ASSIST = Setting("popen(..., assist=True) or 'ephemport run --assist'", "'ephemport run --assist'")

@@ -25,8 +25,10 @@ __all__ = [
     "owners",
     "pids",
     "read_memory",
+    "session_or_group",
     "thread_group",
     "user_of",
+    "was_told",
 ]
 
 # How container engines name their cgroups: Docker, Podman, CRI-O, containerd, LXC.
@@ -214,6 +216,21 @@ def environment(pid: int, names: Collection[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs if name in names}
 
 
+def was_told(pid: int, word: str) -> bool:
+    """Whether `word` stands in the arguments or the environment that `pid` was started with.
+
+    It stands alone there: no letter and no digit is beside it.
+    """
+    alone = re.compile(rb"(?<![0-9A-Za-z])" + re.escape(word.encode()) + rb"(?![0-9A-Za-z])")
+    for name in ("cmdline", "environ"):
+        try:
+            if alone.search(_read(f"/proc/{pid}/{name}")):
+                return True
+        except OSError:
+            pass
+    return False
+
+
 def mappings(pid: int) -> str | None:
     """Return /proc/PID/maps (proc_pid_maps(5)), None where it may not be read."""
     try:
@@ -241,6 +258,21 @@ def thread_group(tid: int) -> int | None:
     Reads Tgid in /proc/TID/status, which exists for every thread, although no listing shows it.
     """
     return _status_number(tid, b"Tgid:")
+
+
+def session_or_group(leader: int) -> list[int]:
+    """Return the running processes in the session or process group that `leader` leads, or led.
+
+    Without `leader` itself. The kernel gives its id to no other process while the session or the
+    group has members (__change_pid() in kernel/pid.c).
+    """
+    found = []
+    for pid in pids():
+        fields = _stat_fields(pid)
+        # Fields 5 and 6 of proc_pid_stat(5): the group and the session.
+        if pid != leader and fields is not None and leader in (int(fields[2]), int(fields[3])):
+            found.append(pid)
+    return [pid for pid in found if is_running(pid)]
 
 
 def is_running(pid: int) -> bool:

@@ -5,11 +5,12 @@ import socket
 from collections.abc import Sequence
 
 from ephemport import _spelling
-from ephemport._errors import ServerExited, TakeoverTimeout, WrongListener
+from ephemport._errors import EphemportError, ServerExited, TakeoverTimeout, WrongListener
 from ephemport._holding.host import bracketed
 from ephemport._kernel.processes import owners
 from ephemport._kernel.sockets import SocketRecord
 from ephemport._looking.diagnosis import LISTENS, RECEIVES, Diagnosis, diagnosis_or_none
+from ephemport._looking.fronts import front_in_words
 from ephemport._looking.listeners import (
     listener_of,
     listening_records,
@@ -20,24 +21,33 @@ from ephemport._looking.process_sockets import options_of, what_processes_have
 from ephemport._looking.reach import LOOPBACK_INTERFACE, target_of
 from ephemport._serving.awaited import Anybody
 from ephemport._serving.destination import Destination
+from ephemport._serving.event_loop import Loop
 from ephemport._serving.hints import hint, says_taken, who_has
 
 _IF_LOG_SAYS = "If its log says 'Address already in use'"
+_IF_THIS_PORT = "If that is this port"
 _OUTPUT_SAYS = "Its output says that an address is in use. If that is this port"
+_ENDED_WELL = "Servers that daemonize end their first process with status 0 and live on"
 # A message names at most so many sockets.
 _MOST_NAMED = 4
 
 
-def timed_out(destination: Destination, awaited: Anybody, timeout: float) -> TakeoverTimeout:
-    """Return the error that says who holds, who listens, and what the process does."""
+def timed_out(
+    destination: Destination, awaited: Anybody, timeout: float, loop: Loop | None = None
+) -> TakeoverTimeout:
+    """Return the error that says who holds, who listens, and what the process does.
+
+    loop: the event loop that the wait has blocked.
+    """
     diagnosis = diagnosis_or_none(destination.port, destination.protocol)
     where = f"({' and '.join(destination.protocols)}) within {timeout:g} s"
     elsewhere = _elsewhere(destination, awaited)
     if elsewhere:
         message = f"nothing listened on {destination} {where}: {elsewhere}"
     else:
-        message = f"nothing listened on port {destination.port} {where}: {who_has(diagnosis)}"
-        message = _with_what_helps(message, destination, awaited, diagnosis)
+        listened = "nothing" if awaited.is_known else f"nothing that is known to be {awaited.name}"
+        message = f"{listened} listened on port {destination.port} {where}: {who_has(diagnosis)}"
+        message = _with_what_helps(message, destination, awaited, diagnosis, loop)
     return TakeoverTimeout(
         message, port=destination.port, protocol=destination.protocol, diagnosis=diagnosis
     )
@@ -48,16 +58,22 @@ def wrong_listener(
 ) -> WrongListener:
     """Return the error for a stranger's socket; `also`: who is awaited listens there as well."""
     openers = owners_of([record]).get(record.inode) or []
+    stranger = listener_of(record, openers)
     options = options_of(record, openers)
-    end = "Close it in this process" if os.getpid() in openers else "End it"
     if awaited.has_ended:
         state = "has ended"
     else:
         state = "listens there too" if also else "runs and does not listen there"
+    front = front_in_words(stranger.command, getattr(awaited, "command", None))
+    end = "Close it in this process" if os.getpid() in openers else "End it"
+    helps = (
+        f"Clients that connect reach the wrong server. {end}, or reserve another port"
+        if front is None
+        else f"{front}. Do not end it: {_spelling.WITHOUT_PROCESS} (docs/starting.md)"
+    )
     return WrongListener(
-        f"port {destination.port} has the wrong listener: {listener_of(record, openers)}"
-        f"{f' ({options})' if options is not None else ''}, while {awaited.name} {state}. "
-        f"Clients that connect reach the wrong server. {end}, or reserve another port",
+        f"port {destination.port} has the wrong listener: {stranger}"
+        f"{f' ({options})' if options is not None else ''}, while {awaited.name} {state}. {helps}",
         port=destination.port,
         protocol=destination.protocol,
         diagnosis=diagnosis_or_none(destination.port, destination.protocol),
@@ -76,17 +92,44 @@ def exited(destination: Destination, awaited: Anybody) -> ServerExited:
         message += f", on which {'; '.join(others)}"
     if output:
         message += f"; its last output:\n{output}\n"
-    if says_taken(output) and not others:
+    if ending.returncode == 0:
+        message += "" if message.endswith("\n") else ". "
+        message += f"{_ENDED_WELL}. If this one does: {_spelling.DAEMON}"
+    elif says_taken(output) and not others:
         message = _hinted(message, _OUTPUT_SAYS, destination, diagnosis)
+    elif says_taken(ending.how) and not others:
+        message = _hinted(message, _IF_THIS_PORT, destination, diagnosis)
     elif output is None and not others and ending.returncode:
         message = _hinted(message, _IF_LOG_SAYS, destination, diagnosis)
-    return ServerExited(
+    error = ServerExited(
         message,
         returncode=ending.returncode,
         output=output,
         port=destination.port,
         protocol=destination.protocol,
         diagnosis=diagnosis,
+    )
+    error.__cause__ = ending.cause
+    return error
+
+
+def in_vain(
+    destination: Destination, why: str, loop: Loop | None, *, stops: bool = False
+) -> EphemportError:
+    """Return the error for a wait that would keep its server from listening, or from stopping."""
+    blocked = "this thread" if loop is None else f"the {loop.name} event loop of this thread"
+    helps = (
+        "Wait in another thread"
+        if loop is None
+        else f"Write 'await {'wait_not_listening_async' if stops else 'wait_listening_async'}"
+        "(...)'. If the server is another process or a thread, process= can say which"
+    )
+    now = "somebody still listens on" if stops else "nobody listens yet on"
+    return EphemportError(
+        f"{now} port {destination.port}, and to wait here would block {blocked}: {why}, and then "
+        f"it could never {'stop' if stops else 'listen'}. {helps}",
+        port=destination.port,
+        protocol=destination.protocol,
     )
 
 
@@ -157,14 +200,25 @@ def _interface(index: int) -> str:
 
 
 def _with_what_helps(
-    message: str, destination: Destination, awaited: Anybody, diagnosis: Diagnosis | None
+    message: str,
+    destination: Destination,
+    awaited: Anybody,
+    diagnosis: Diagnosis | None,
+    loop: Loop | None,
 ) -> str:
     family = awaited.family()
+    if loop is not None and (family is None or os.getpid() in family):
+        return (
+            f"{message}. This wait has blocked the {loop.name} event loop of this thread. If the "
+            "server runs in that loop, write 'await wait_listening_async(...)'"
+        )
     if family is None:
         message += ". It is unknown here whether a server was started (process= was not given)"
         return _hinted(message, "If one reports 'Address already in use'", destination, diagnosis)
     output = awaited.output()
-    message += f"; {awaited.name} still runs; {_what_it_has(family, destination)}"
+    message += f"; {awaited.name} {awaited.state}"
+    if family:
+        message += f"; {_what_it_has(family, destination)}"
     if output:
         message += f"; its last output:\n{output}\n"
     if says_taken(output):

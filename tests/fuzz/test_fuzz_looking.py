@@ -1,14 +1,30 @@
 """listeners(), holders(), diagnose(), wait_listening() and port_map, with anything."""
 
+import concurrent.futures
+import functools
 import os
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from ephemport import Reservation, diagnose, holders, listeners, port_map, reserve, wait_listening
+from ephemport import (
+    Reservation,
+    ReservationGroup,
+    diagnose,
+    holders,
+    listeners,
+    port_map,
+    reserve,
+    reserve_many,
+    wait_listening,
+    wait_listening_async,
+    wait_not_listening,
+    wait_not_listening_async,
+)
 from tests.fuzz import values
 from tests.fuzz.calls import Call, Calls, call_of, try_all, with_what_it_is_called_on
 from tests.fuzz.conftest import Fuzz
@@ -35,6 +51,12 @@ def ended() -> "subprocess.Popen[bytes]":
     return process
 
 
+def failed() -> "concurrent.futures.Future[None]":
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.set_exception(values.Theirs("failed"))
+    return future
+
+
 pids = st.one_of(
     st.sampled_from([1, 2, os.getpid(), 2**22 + 1, 2**31 - 1]), values.wrong_ints, values.anything
 )
@@ -51,6 +73,10 @@ processes = st.one_of(
     st.builds(RaisingPid),
     st.builds(ended),
     st.builds(threading.current_thread),
+    st.builds(threading.Thread),
+    st.builds(concurrent.futures.Future),
+    st.builds(failed),
+    st.sampled_from([Path("/nowhere.pid"), Path("/"), Path("/dev/null"), Path("a\0b")]),
 )
 some_port = st.one_of(values.ports, st.just(values.Number.LOW))
 
@@ -66,13 +92,33 @@ def on_reservation(name: str, **takes: Any) -> Call:
 
     def call(_terms: dict[str, Any], **arguments: Any) -> Any:
         with reserve(**_terms) as reservation:
-            found = getattr(reservation, name)(**arguments)
-            if hasattr(found, "send"):
-                import asyncio
-
-                asyncio.run(found)
+            run(getattr(reservation, name)(**arguments))
 
     return with_what_it_is_called_on(call_of(method, **takes), call, _terms=GOOD)
+
+
+def on_group(name: str, **takes: Any) -> Call:
+    method = getattr(ReservationGroup, name)
+
+    def call(_count: int, **arguments: Any) -> Any:
+        with reserve_many(_count) as group:
+            run(getattr(group, name)(**arguments))
+
+    return with_what_it_is_called_on(call_of(method, **takes), call, _count=st.integers(0, 3))
+
+
+def run(found: Any) -> None:
+    if hasattr(found, "send"):
+        import asyncio
+
+        asyncio.run(found)
+
+
+def awaited(function: Any) -> Any:
+    def call(**arguments: Any) -> None:
+        run(function(**arguments))
+
+    return functools.wraps(function)(call)
 
 
 def environ(first: Any, second: Any) -> None:
@@ -96,6 +142,10 @@ def bounded(call: Call) -> Call:
 
 
 WAITING = {"timeout": never_long, "process": processes}
+WAITING_FOR_SEVERAL = {
+    "timeout": never_long,
+    "process": st.one_of(processes, st.lists(processes, max_size=3)),
+}
 LOOKING: Calls = {
     "listeners": call_of(listeners, port=some_port),
     "holders": call_of(holders, port=some_port),
@@ -110,6 +160,26 @@ LOOKING: Calls = {
     ),
     "Reservation.wait_listening": bounded(on_reservation("wait_listening", **WAITING)),
     "Reservation.wait_listening_async": bounded(on_reservation("wait_listening_async", **WAITING)),
+    "wait_listening_async": bounded(
+        call_of(awaited(wait_listening_async), port=some_port, **WAITING)
+    ),
+    "wait_not_listening": bounded(call_of(wait_not_listening, port=some_port, **WAITING)),
+    "wait_not_listening_async": bounded(
+        call_of(awaited(wait_not_listening_async), port=some_port, **WAITING)
+    ),
+    **{
+        f"Reservation.{name}": bounded(on_reservation(name, **WAITING))
+        for name in ("wait_not_listening", "wait_not_listening_async")
+    },
+    **{
+        f"ReservationGroup.{name}": bounded(on_group(name, **WAITING_FOR_SEVERAL))
+        for name in (
+            "wait_listening",
+            "wait_listening_async",
+            "wait_not_listening",
+            "wait_not_listening_async",
+        )
+    },
     "PortMap.__getitem__": call_of(port_map.__getitem__, port=some_port),
     "PortMap.as_written": call_of(port_map.as_written, value=values.texts),
     "PortMap.environ": call_of(environ, first=some_port, second=some_port),

@@ -1,14 +1,20 @@
-"""Who is awaited: anybody, or a process and what it started. Whose sockets count, and its end."""
+"""A process is awaited, and what it started."""
 
 import os
 import select
 import time
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ephemport._arguments import checked_pid
 from ephemport._errors import EphemportError
-from ephemport._kernel.processes import command_line, descendants, is_running
+from ephemport._kernel.processes import (
+    command_line,
+    descendants,
+    is_running,
+    session_or_group,
+)
 from ephemport._looking.listeners import command_in_words
+from ephemport._serving.awaited.anybody import Anybody, Ending
+from ephemport._serving.event_loop import Loop
 from ephemport._serving.output import captured_output
 
 _TURNS_FOR_STATUS = 200
@@ -16,78 +22,64 @@ _TURN = 0.001
 
 
 class ProcessLike(Protocol):
-    """A Popen, asyncio's Process or psutil's."""
+    """A Popen, or the Process of multiprocessing, asyncio or psutil."""
 
     @property
-    def pid(self) -> int:
+    def pid(self) -> int | None:
         """The process id."""
 
 
-class Ending(NamedTuple):
-    """How somebody ended.
-
-    how: in words, such as "exited with status 3". returncode: the exit status, where there is one
-    and it is known. cause: the exception that ended a thread or a task.
-    """
-
-    how: str
-    returncode: int | None = None
-    cause: BaseException | None = None
-
-
-class Anybody:
-    """Nobody in particular is awaited: every listener counts."""
-
-    name = ""
-
-    def family(self) -> list[int] | None:
-        """Return the processes whose sockets count; None: those of any process."""
-        return None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether none of them will listen any more."""
-        return False
-
-    def ending(self) -> Ending:
-        """Return how it ended."""
-        raise NotImplementedError
-
-    def output(self) -> str | None:
-        """Return its last output, None where it was not captured."""
-        return None
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep, and wake up early if it ends."""
-        time.sleep(seconds)
-
-    def close(self) -> None:
-        """Give back what the watching took."""
-
-
 class Process(Anybody):
-    """A process is awaited, and its descendants."""
+    """A process and its descendants. If it ended well, also what it left in its session or group.
+
+    A server that daemonizes leaves both, but the shell's `server &` does not.
+    """
 
     def __init__(self, process: ProcessLike | int, pid: int) -> None:
         self.pid = pid
         self._process = process
+        self._left: list[int] = []
         self._pidfd: int | None = None
-        if getattr(process, "returncode", None) is None:
+        if _known_status(process) is None:
             self._pidfd = _pidfd_of(pid)
 
     @property
-    def name(self) -> str:  # type: ignore[override]
-        """The process as messages name it."""
-        command = _as_text(getattr(self._process, "args", None))
-        if command is None and is_running(self.pid):
-            command = command_line(self.pid)
+    def name(self) -> str:
+        command = self.command
         return f"pid {self.pid}" + (f" ({command_in_words(command)})" if command else "")
 
+    @property
+    def command(self) -> str | None:
+        """Its command line, where it is known."""
+        command = _as_text(getattr(self._process, "args", None))
+        return command_line(self.pid) if command is None and is_running(self.pid) else command
+
+    @property
+    def state(self) -> str:
+        if self._left:
+            return "has ended, and what it left in its session or group still runs"
+        return super().state
+
     def family(self) -> list[int] | None:
-        return descendants(self.pid)
+        roots = [self.pid, *self._left]
+        return list(dict.fromkeys(one for root in roots for one in descendants(root)))
+
+    @property
+    def is_known(self) -> bool:
+        # A server that daemonizes ends its first process well, and the listener may be its.
+        return not self._is_over or self.ending().returncode != 0
 
     @property
     def has_ended(self) -> bool:
+        if not self._is_over:
+            return False
+        self._left = [pid for pid in self._left if is_running(pid)]
+        if not self._left and not self.ending().returncode:
+            self._left = session_or_group(self.pid)
+        return not self._left
+
+    @property
+    def _is_over(self) -> bool:
         if self._pidfd is None:
             return True
         poll = select.poll()
@@ -105,8 +97,13 @@ class Process(Anybody):
     def output(self) -> str | None:
         return captured_output(self._process)
 
+    def why_in_vain(self, loop: Loop | None, port: int) -> str:
+        if loop is None or self.pid != os.getpid():
+            return ""
+        return f"pid {self.pid} is this process"
+
     def sleep(self, seconds: float) -> None:
-        if self._pidfd is None:
+        if self._pidfd is None or self._left:
             time.sleep(seconds)
         else:
             poll = select.poll()
@@ -119,7 +116,7 @@ class Process(Anybody):
 
     def _status(self) -> int | None:
         poll = getattr(self._process, "poll", None)
-        status = poll() if callable(poll) else getattr(self._process, "returncode", None)
+        status = poll() if callable(poll) else _known_status(self._process)
         if isinstance(status, int):
             return status
         if self._pidfd is None:
@@ -130,7 +127,7 @@ class Process(Anybody):
         except ChildProcessError:
             # Another thread may be collecting it now; meanwhile Popen.poll() returns None.
             for _ in range(_TURNS_FOR_STATUS):
-                status = poll() if callable(poll) else None
+                status = poll() if callable(poll) else _known_status(self._process)
                 if isinstance(status, int) or not callable(poll):
                     return status
                 time.sleep(_TURN)
@@ -140,14 +137,13 @@ class Process(Anybody):
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
-def awaited(process: ProcessLike | int | None) -> Anybody:
-    """Return who is awaited by the argument `process` of a wait."""
-    if process is None:
-        return Anybody()
-    pid = checked_pid(
-        getattr(process, "pid", process), "process must be a Popen, a Process or a pid"
-    )
-    return Process(process, pid)
+def _known_status(process: object) -> int | None:
+    """The exit status that the object has; multiprocessing's Process calls it exitcode."""
+    for name in ("returncode", "exitcode"):
+        status = getattr(process, name, None)
+        if isinstance(status, int):
+            return status
+    return None
 
 
 def _as_text(args: object) -> str | None:

@@ -1,0 +1,144 @@
+"""A server in this process is awaited: a thread, a task or a future that runs it."""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ephemport._kernel.processes import descendants
+from ephemport._looking.listeners import one_line
+from ephemport._serving.awaited.anybody import Anybody, Ending
+from ephemport._serving.event_loop import Loop
+
+# Where the exception of a thread that ended is kept, on the thread itself.
+FAILURE = "_ephemport_failure"
+
+
+class FutureLike(Protocol):
+    """A Task or Future of asyncio, or a Future of concurrent.futures."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+
+    def exception(self) -> BaseException | None:
+        """Return the exception that ended it."""
+
+
+class _Inside(Anybody):
+    """Something that runs here: the sockets of this process count, and those of its children."""
+
+    def family(self) -> list[int] | None:
+        return descendants(os.getpid())
+
+
+class Future(_Inside):
+    """A task or a future."""
+
+    def __init__(self, future: FutureLike) -> None:
+        self._future = future
+
+    @property
+    def name(self) -> str:
+        get_name = getattr(self._future, "get_name", None)
+        kind = type(self._future).__name__
+        return f"the {kind} {get_name()!r}" if callable(get_name) else f"the {kind}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self._future.done()
+
+    def ending(self) -> Ending:
+        if self._future.cancelled():
+            return Ending("was cancelled")
+        return _ended_with(self._future.exception())
+
+    @property
+    def state(self) -> str:
+        loop = self._loop
+        if not self.has_ended and loop is not None and not loop.is_running():
+            return "has not ended, and its event loop does not run"
+        return super().state
+
+    def why_in_vain(self, loop: Loop | None, port: int) -> str:
+        if loop is None or loop.loop is None or self._loop is not loop.loop:
+            return ""
+        return f"{self.name} runs in it"
+
+    @property
+    def _loop(self) -> Any:
+        get_loop = getattr(self._future, "get_loop", None)
+        return get_loop() if callable(get_loop) else None
+
+
+class Thread(_Inside):
+    """A thread. From now on its exception is kept."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+        self._undo = _keep_failure(thread)
+
+    @property
+    def name(self) -> str:
+        return f"the thread {self._thread.name!r}"
+
+    @property
+    def state(self) -> str:
+        return "was not started" if self._thread.ident is None else super().state
+
+    @property
+    def has_ended(self) -> bool:
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    def ending(self) -> Ending:
+        return _ended_with(getattr(self._thread, FAILURE, None))
+
+    def why_in_vain(self, loop: Loop | None, port: int) -> str:
+        return "it is the thread that waits" if self._thread is threading.current_thread() else ""
+
+    def sleep(self, seconds: float) -> None:
+        if self._thread.ident is None or self._thread is threading.current_thread():
+            super().sleep(seconds)
+        else:
+            self._thread.join(seconds)
+
+    def close(self) -> None:
+        self._undo()
+
+
+def _ended_with(cause: BaseException | None) -> Ending:
+    if cause is None:
+        return Ending("ended")
+    said = one_line(str(cause))
+    return Ending(f"ended with {type(cause).__qualname__}{': ' if said else ''}{said}", None, cause)
+
+
+def _keep_failure(thread: threading.Thread) -> Callable[[], None]:
+    """Keep the exception that ends the thread, and return what stops that.
+
+    threading.excepthook is one for all threads, and others replace it. Each thread has the function
+    that calls it (`_invoke_excepthook`, Python 3.8 to 3.14). Without that nothing is kept.
+    """
+    invoke = getattr(thread, "_invoke_excepthook", None)
+    if invoke is None:
+        return lambda: None
+
+    def keep(failed: threading.Thread) -> None:
+        import sys
+
+        setattr(failed, FAILURE, sys.exception())
+        invoke(failed)
+
+    thread._invoke_excepthook = keep  # type: ignore[attr-defined]
+
+    def undo() -> None:
+        if vars(thread).get("_invoke_excepthook") is keep:
+            thread._invoke_excepthook = invoke  # type: ignore[attr-defined]
+        with suppress(AttributeError):
+            # The traceback keeps alive what the frames of the thread had, such as its socket.
+            delattr(thread, FAILURE)
+
+    return undo
