@@ -17,6 +17,7 @@ from ephemport._errors import (
 from ephemport._later import later
 
 if TYPE_CHECKING:
+    from ephemport._isolating.this_process import isolate
     from ephemport._looking.diagnosis import Diagnosis, Found, diagnose
     from ephemport._looking.listeners import Holder, Listener, holders, listeners
     from ephemport._port_map import port_map
@@ -54,6 +55,7 @@ __all__ = [
     "assisted",
     "diagnose",
     "holders",
+    "isolate",
     "listeners",
     "port_map",
     "reserve",
@@ -67,6 +69,7 @@ __all__ = [
 __getattr__, __dir__ = later(
     __name__,
     {
+        "_isolating.this_process": ("isolate",),
         "_looking.diagnosis": ("Diagnosis", "Found", "diagnose"),
         "_looking.listeners": ("Holder", "Listener", "holders", "listeners"),
         "_port_map": ("port_map",),

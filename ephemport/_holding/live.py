@@ -23,6 +23,12 @@ def holds_of(port: int) -> list["Hold"]:
     return [held for held in holds if held is not None and held.port == port]
 
 
+def held_now() -> list["Hold"]:
+    """The holds that this process has."""
+    holds = (reference() for reference in list(live))
+    return [held for held in holds if held is not None and held.port and not held.closed]
+
+
 def _after_fork_in_child() -> None:
     global _process
     parent, _process = _process, os.getpid()

@@ -3,7 +3,7 @@
 import errno
 import os
 
-__all__ = ["enter_new_network", "set_ephemeral_range"]
+__all__ = ["enter_new_network", "may_enter_without_user_namespace", "set_ephemeral_range"]
 
 # include/uapi/linux/sched.h, capability.h, if.h, sockios.h
 _CLONE_NEWUSER = 0x10000000
@@ -64,7 +64,7 @@ def enter_new_network(*, user_namespace: bool | None = None) -> None:
     may then be left half-way, with its loopback down or its ids not mapped, and should exit.
     """
     if user_namespace is None:
-        user_namespace = not _has_capabilities(_CAP_SYS_ADMIN, _CAP_NET_ADMIN)
+        user_namespace = not may_enter_without_user_namespace()
     # Read before: in a user namespace without maps every user is the overflow user 65534.
     uid, gid = os.geteuid(), os.getegid()
     _unshare(_CLONE_NEWNET | (_CLONE_NEWUSER if user_namespace else 0))
@@ -74,6 +74,11 @@ def enter_new_network(*, user_namespace: bool | None = None) -> None:
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
     _raise_loopback()
+
+
+def may_enter_without_user_namespace() -> bool:
+    """Whether this process needs no user namespace: root has CAP_SYS_ADMIN and CAP_NET_ADMIN."""
+    return _has_capabilities(_CAP_SYS_ADMIN, _CAP_NET_ADMIN)
 
 
 def set_ephemeral_range(low: int, high: int) -> None:

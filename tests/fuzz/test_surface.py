@@ -28,7 +28,7 @@ NOT_FUZZED = {
     # What is returned and raised, and is only read.
     *("Diagnosis", "Found", "Holder", "Listener", "PortMap"),
     # Nothing is passed to them.
-    "assisted",
+    *("assisted", "isolate"),
     # Calls of other parts of ephemport, with what those have checked.
     *("PortAllocator.allocate", "PortAllocator.nested", "PortAllocator.source"),
     # Commands: `test_commands_of_drop_ins` runs them.
