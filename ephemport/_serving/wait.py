@@ -69,7 +69,7 @@ def wait_listening(
         WrongListener: Another process listens there, alone or as well (only with `process`).
         ServerExited: The process, thread, task or future ended before it listened (only with
             `process`). Its exception is the `__cause__`: that of a task or future, and that of a
-            thread that ended during the wait.
+            thread that ended during the wait or, under pytest, in the same phase of the test.
         EphemportError: The process cannot be watched. Or this call would block the event loop in
             which the server runs.
         TypeError: An argument has the wrong type.

@@ -26,6 +26,7 @@ from ephemport import (
     wait_listening,
     wait_listening_async,
 )
+from ephemport._serving.thread_failures import failure_of, kept_failures
 from tests.conftest import ROOT
 
 # Longer than any test: an error comes at once, or the test is too slow to pass.
@@ -85,7 +86,7 @@ def test_a_thread_that_fails_is_reported_at_once_with_its_exception(cause: BaseE
         f'the thread "the server\'s" ended with {type(cause).__name__}: {cause} before it '
         f"listened on port {r.port}"
     )
-    assert not vars(server).keys() & {"_ephemport_failure"}
+    assert failure_of(server) is None
 
 
 def test_the_thread_s_exception_still_reaches_the_hook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +98,59 @@ def test_the_thread_s_exception_still_reaches_the_hook(monkeypatch: pytest.Monke
         with pytest.raises(ServerExited, match="ended with Broken before"):
             r.wait_listening(LONG, server)
     assert seen == [cause]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_failed_before_the_wait_in_a_test() -> None:
+    go, cause = threading.Event(), Broken("no config")
+    go.set()
+    with reserve() as r, thread(fail_when, go, cause) as server, at_once():
+        server.join()
+        with pytest.raises(ServerExited, match="ended with Broken: no config") as caught:
+            r.wait_listening(LONG, server)
+        assert caught.value.__cause__ is cause
+
+
+def test_without_pytest_the_exception_of_an_ended_thread_is_unknown() -> None:
+    source = """
+import threading
+from ephemport import ServerExited, reserve
+server = threading.Thread(target=int, args=("no",))
+server.start()
+server.join()
+with reserve() as r:
+    try:
+        r.wait_listening(process=server)
+    except ServerExited as error:
+        assert error.__cause__ is None
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert "ended before it listened" in done.stdout
+    assert "invalid literal for int()" in done.stderr, "the hook has printed it"
+
+
+def test_the_hook_is_put_back_also_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", before := threading.excepthook)
+    with kept_failures():
+        inner = threading.excepthook
+        monkeypatch.setattr(threading, "excepthook", print)
+    assert threading.excepthook is print
+    monkeypatch.setattr(threading, "excepthook", inner)
+    seen: list[object] = []
+    with kept_failures():
+        assert threading.excepthook is not inner
+    assert threading.excepthook is inner
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    with kept_failures(), thread(fail_when, (go := threading.Event()), Broken()) as failing:
+        go.set()
+        failing.join()
+        assert isinstance(failure_of(failing), Broken)
+    assert failure_of(failing) is None
+    assert len(seen) == 1
+    monkeypatch.setattr(threading, "excepthook", before)
 
 
 def test_a_thread_that_ended_before_the_wait() -> None:

@@ -2,17 +2,13 @@
 
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from ephemport._kernel.processes import descendants
 from ephemport._looking.listeners import one_line
 from ephemport._serving.awaited.anybody import Anybody, Ending
 from ephemport._serving.event_loop import Loop
-
-# Where the exception of a thread that ended is kept, on the thread itself.
-FAILURE = "_ephemport_failure"
+from ephemport._serving.thread_failures import failure_of, keep_failure
 
 
 class FutureLike(Protocol):
@@ -79,7 +75,7 @@ class Thread(_Inside):
 
     def __init__(self, thread: threading.Thread) -> None:
         self._thread = thread
-        self._undo = _keep_failure(thread)
+        self._undo = keep_failure(thread)
 
     @property
     def name(self) -> str:
@@ -94,7 +90,7 @@ class Thread(_Inside):
         return self._thread.ident is not None and not self._thread.is_alive()
 
     def ending(self) -> Ending:
-        return _ended_with(getattr(self._thread, FAILURE, None))
+        return _ended_with(failure_of(self._thread))
 
     def why_in_vain(self, loop: Loop | None, port: int) -> str:
         return "it is the thread that waits" if self._thread is threading.current_thread() else ""
@@ -114,31 +110,3 @@ def _ended_with(cause: BaseException | None) -> Ending:
         return Ending("ended")
     said = one_line(str(cause))
     return Ending(f"ended with {type(cause).__qualname__}{': ' if said else ''}{said}", None, cause)
-
-
-def _keep_failure(thread: threading.Thread) -> Callable[[], None]:
-    """Keep the exception that ends the thread, and return what stops that.
-
-    threading.excepthook is one for all threads, and others replace it. Each thread has the function
-    that calls it (`_invoke_excepthook`, Python 3.8 to 3.14). Without that nothing is kept.
-    """
-    invoke = getattr(thread, "_invoke_excepthook", None)
-    if invoke is None:
-        return lambda: None
-
-    def keep(failed: threading.Thread) -> None:
-        import sys
-
-        setattr(failed, FAILURE, sys.exception())
-        invoke(failed)
-
-    thread._invoke_excepthook = keep  # type: ignore[attr-defined]
-
-    def undo() -> None:
-        if vars(thread).get("_invoke_excepthook") is keep:
-            thread._invoke_excepthook = invoke  # type: ignore[attr-defined]
-        with suppress(AttributeError):
-            # The traceback keeps alive what the frames of the thread had, such as its socket.
-            delattr(thread, FAILURE)
-
-    return undo
