@@ -22,10 +22,16 @@ import random
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import SupportsIndex
 from weakref import WeakValueDictionary
 
 from ephemport._arguments import PORTS, checked_port
+from ephemport._errors import EphemportError
+from ephemport._holding.hold import Hold
+from ephemport._holding.request import Request
+from ephemport._holding.sources.ephemeral import EPHEMERAL
+from ephemport._isolating.movers import Mover, movers
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ephemeral_range, ports_in_use
 from ephemport._kernel.processes import descendants
@@ -79,6 +85,7 @@ class PortMap(Mapping[int, int]):
         # In a worker that was forked: what the map had before, which values made at import have.
         self._of_parent: dict[int, int] = {}
         self._reservations_of_parent: list[Reservation] = []
+        self._lane_of_parent: tuple[range, int] | None = None
         _maps[id(self)] = self
 
     def __getitem__(self, port: SupportsIndex) -> int:
@@ -162,6 +169,7 @@ class PortMap(Mapping[int, int]):
         exported = [key for key, held in self._ports.items() if _exported(key) == str(held)]
         self._of_parent.update(self._ports)
         self._reservations_of_parent += self._reservations
+        self._lane_of_parent = self._lane
         self._ports = {key: one for key, one in self._ports.items() if one in self._shared}
         self._reservations = []
         self._lane = None
@@ -170,10 +178,29 @@ class PortMap(Mapping[int, int]):
                 del os.environ[f"{PREFIX}{key}"]
                 os.environ.update(self.environ(key))
 
+    def _hold_in_new_network(self) -> None:
+        """After isolate(): the same ports, those of the parent too, so that copies agree."""
+        with lock:
+            before, self._reservations = self._reservations, []
+            self._lane = self._lane_of_parent or self._lane
+            self._ports = {**self._of_parent, **self._ports}
+            ports = {port for port in self._ports.values() if port not in self._shared}
+            for port in ports:
+                # If it cannot be held (no descriptor is left), it is free here all the same.
+                with suppress(EphemportError):
+                    self._keep(reserve_from(EPHEMERAL, Request(port=port, handoff="shadow")))
+            for reservation in before:
+                reservation.release()
+
+    def _keep(self, reservation: Reservation) -> None:
+        if reservation.handoff == "shadow":
+            reservation._hold.open()
+        self._reservations.append(reservation)
+        offer([reservation._hold])
+
     def _reserve(self, key: int) -> int:
         # The layer above knows the sources of the mode. It is imported when a port is needed.
         from ephemport._allocator import PortAllocator
-        from ephemport._holding.request import Request
 
         allocator = PortAllocator()
         request = Request()
@@ -187,10 +214,7 @@ class PortMap(Mapping[int, int]):
             others = random.sample(ports, min(50, len(ports)))
             request = Request(port=(wanted, *others, 0), handoff="shadow")
         reservation = reserve_from(allocator.source("testing"), request)
-        if reservation.handoff == "shadow":
-            reservation._hold.open()
-        self._reservations.append(reservation)
-        offer([reservation._hold])
+        self._keep(reservation)
         return reservation.port
 
     def _is_counted_from(self, key: int) -> bool:
@@ -293,6 +317,18 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _holds() -> Iterator[Hold]:
+    return (one._hold for ports in list(_maps.values()) for one in ports._reservations)
+
+
+def _move() -> None:
+    for ports in list(_maps.values()):
+        ports._hold_in_new_network()
+
+
+movers.append(Mover(_holds, _move))
 
 port_map = PortMap()
 atexit.register(port_map.release)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ephemport._errors import EphemportError
 from ephemport._isolating.enter import enter, not_on_this_system
+from ephemport._isolating.movers import movers
 from ephemport._isolating.networks import network_of
 from ephemport._kernel.namespaces import may_enter_without_user_namespace
 
@@ -31,8 +32,10 @@ def isolate() -> None:
 
     The new network has the loopback (127.0.0.1 and ::1) and the machine's own addresses. No other
     host can be reached, and no server outside, not even one on this machine's 127.0.0.1. Unix
-    sockets with a path, open connections and files work as before. The network ends with its last
-    process. A second call in the same process changes nothing; in a child it makes another network.
+    sockets with a path, open connections and files work as before. `port_map` comes along: its
+    ports, and in a forked worker those of its parent, stay the same and are held in the new
+    network. The network ends with its last process. A second call in the same process changes
+    nothing; in a child it makes another network.
 
     It works as root with CAP_SYS_ADMIN and CAP_NET_ADMIN, and for other users where the system
     allows user namespaces. Only the calling thread can move, so call it before others are started.
@@ -49,6 +52,8 @@ def isolate() -> None:
         raise EphemportError(f"cannot isolate: {reason}")
     enter()
     _isolated = os.getpid(), network_of()
+    for mover in movers:
+        mover.move()
 
 
 def _threads() -> str | None:
@@ -84,7 +89,9 @@ def _other_threads() -> Iterator[threading.Thread]:
 def _holds() -> str | None:
     """Why held ports are in the way; None if there are none."""
     live = sys.modules.get("ephemport._holding.live")
-    ports = [] if live is None else sorted({hold.port for hold in live.held_now()})
+    moving = {hold for mover in movers for hold in mover.holds()}
+    holds = [] if live is None else [hold for hold in live.held_now() if hold not in moving]
+    ports = sorted({hold.port for hold in holds})
     if not ports:
         return None
     one = len(ports) == 1

@@ -84,7 +84,9 @@ def _run(options: argparse.Namespace) -> int:
             _write(path, result.before[path], text)
     findings = result.findings
     if options.write:
-        findings = reporting.moved(result.left, result.before, result.after)
+        known = [result.places[one] for one in result.left if one in result.places]
+        others = [one for one in result.left if one not in result.places]
+        findings = sorted([*known, *reporting.moved(others, result.before, result.after)])
     if options.diff:
         sys.stdout.write(reporting.as_diff(result.before, result.after, result.root))
     if options.json:

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What was found, what was left and why, and the new sources of the files that change."""
+    """What was found, what was left and why, and the new sources of the files that change.
+
+    places: where findings stand in the new sources, if that is known.
+    """
 
     root: Path
     findings: list[Finding]
@@ -59,6 +62,7 @@ class Result(NamedTuple):
     before: dict[Path, str]
     after: dict[Path, str]
     replaced: int
+    places: dict[Finding, Finding]
 
 
 def migrate(
@@ -83,6 +87,7 @@ def migrate(
         ) from error
     from ephemport.migrate import patterns, tree
     from ephemport.migrate.deciding import Decision
+    from ephemport.migrate.forking import looked_up_at_import
     from ephemport.migrate.reaching import reach
     from ephemport.migrate.reading import read_files
     from ephemport.migrate.rewriting import rewrite
@@ -99,13 +104,17 @@ def migrate(
     changed = {(use.path, use.start) for one in decision.converted() for use in one.uses}
     before = {path: files[path].source for path in after}
     after = {path: text for path, text in after.items() if text != before[path]}
-    findings, left = _findings(decision, codes)
-    return Result(whole.root, findings, left, before, after, len(changed))
+    at_import = looked_up_at_import(whole, files, suite, after)
+    findings, left = _findings(decision, codes, at_import)
+    return Result(whole.root, findings, left, before, after, len(changed), at_import)
 
 
-def _findings(decision: "Decision", codes: frozenset[str]) -> tuple[list[Finding], list[Finding]]:
-    found: list[Finding] = []
-    left: list[Finding] = []
+def _findings(
+    decision: "Decision", codes: frozenset[str], stays: Iterable[Finding]
+) -> tuple[list[Finding], list[Finding]]:
+    """What is found, and what is left. stays: findings that no edit makes good."""
+    found = list(stays)
+    left = list(found)
     for number in decision.numbers.values():
         # Somebody's database, told from its number: not this suite's port.
         if number.bound == "no" and number.number in WELL_KNOWN:

@@ -41,6 +41,16 @@ CODES: dict[str, Code] = {
         "portpicker, port-for, ephemeral-port-reserve, unused_tcp_port and the like return the "
         "number of a socket that is closed already. ephemport.dropin has the same names, held.",
     ),
+    "EPH103": Code(
+        "port_map looked up at import, beside a runner that forks",
+        "PORT = port_map[9001] in a module, a class or a default value is evaluated when the file "
+        "is imported. Django's manage.py test --parallel imports the tests and then forks its "
+        "workers, and all of them have the same port.\n"
+        "Look it up where it is used: port_map[9001] in a function, setUp() or setUpClass() is the "
+        "worker's own. Or give every worker a network of its own: TEST_RUNNER = "
+        '"ephemport.django.IsolatedRunner" in the settings, or ephemport.isolate() in the '
+        "initializer of a pool.",
+    ),
     "EPH201": Code(
         "fixed sleep that waits for a server",
         "Too short on a busy machine and too long on every other. Use "

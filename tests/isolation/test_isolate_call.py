@@ -109,6 +109,30 @@ with reserve() as inside:
     assert "this process holds 2 ports: " in second
 
 
+def test_port_map_comes_along() -> None:
+    """A constant that was made at import, and what is looked up later, are the same port."""
+    done = run_python(
+        """
+import multiprocessing, socket, socketserver, sys
+import ephemport
+from ephemport import port_map
+
+PORT = port_map[9001]
+
+def worker(_):
+    with socketserver.TCPServer(("127.0.0.1", PORT), None):
+        socket.create_connection(("127.0.0.1", port_map[9001])).close()
+    return port_map[9001], len(ephemport.holders(PORT)), port_map[9002] - PORT
+
+with multiprocessing.get_context("fork").Pool(2, initializer=ephemport.isolate) as pool:
+    print(pool.map(worker, range(2)) == [(PORT, 1, 1)] * 2)
+ephemport.isolate()
+print(port_map[9001] == PORT, len(ephemport.holders(PORT)))
+"""
+    )
+    assert (done.stdout, done.stderr) == ("True\nTrue 1\n", "")
+
+
 def test_a_second_call_changes_nothing_and_a_child_has_another_network() -> None:
     done = run_python(
         """

@@ -130,6 +130,17 @@ def test_port_map_is_the_workers_own(project: Project, method: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_constant_that_was_made_at_import(project: Project, isolation: None) -> None:
+    project.setting('TEST_RUNNER = "ephemport.django.IsolatedRunner"')
+    project.tests("PORT", "0", "from ephemport import port_map\nPORT = port_map[9001]")
+    text = (project.folder / "test_a.py").read_text()
+    (project.folder / "test_a.py").write_text(text.replace('", PORT)).', '", port_map[9001])).'))
+    done = project.run("fork", "--parallel", "2")
+    assert done.returncode == 0, done.stdout
+    project.setting('TEST_RUNNER = "django.test.runner.DiscoverRunner"')
+    assert project.run("fork", "--parallel", "2").returncode != 0
+
+
 def test_live_servers_of_a_serial_run_follow_one_another(project: Project) -> None:
     project.setting('TEST_RUNNER = "ephemport.django.IsolatedRunner"')
     project.tests("0", "port_map[8081]", "from ephemport import port_map")
