@@ -6,10 +6,10 @@ They are nobody's child here, so a wait for the process that asked for them meet
 import os
 import shlex
 
-# By the name of the program, whose beginning is enough: what it is.
+# By the name of the program, whose words may go on after a dot: what it is.
 _FRONTS = {
     "docker-proxy": "Docker's proxy for a published port",
-    "com.docker.": "Docker Desktop, which forwards a published port",
+    "com.docker": "Docker Desktop, which forwards a published port",
     "vpnkit": "Docker Desktop, which forwards a published port",
     "rootlesskit": "RootlessKit, which forwards a published port of rootless Docker",
     "rootlessport": "Podman's proxy for a published port",
@@ -38,7 +38,7 @@ def front_in_words(stranger: str | None, awaited: str | None) -> str | None:
         )
     program = _program(stranger)
     for name, what in _FRONTS.items():
-        if program.startswith(name):
+        if program == name or program.startswith(f"{name}."):
             return f"This listener is {what}; the server is behind it"
     return None
 

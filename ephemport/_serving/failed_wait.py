@@ -114,7 +114,12 @@ def exited(destination: Destination, awaited: Anybody) -> ServerExited:
 
 
 def in_vain(
-    destination: Destination, why: str, loop: Loop | None, *, stops: bool = False
+    destination: Destination,
+    awaited: Anybody,
+    why: str,
+    loop: Loop | None,
+    *,
+    stops: bool = False,
 ) -> EphemportError:
     """Return the error for a wait that would keep its server from listening, or from stopping."""
     blocked = "this thread" if loop is None else f"the {loop.name} event loop of this thread"
@@ -122,7 +127,7 @@ def in_vain(
         "Wait in another thread"
         if loop is None
         else f"Write 'await {'wait_not_listening_async' if stops else 'wait_listening_async'}"
-        "(...)'. If the server is another process or a thread, process= can say which"
+        f"(...)'{awaited.else_name}"
     )
     now = "somebody still listens on" if stops else "nobody listens yet on"
     return EphemportError(

@@ -18,7 +18,7 @@ from ephemport._serving.failed_wait import in_vain
 from ephemport._serving.pace import Pace
 
 _END = (
-    "End that process as well, or wait longer (timeout=). A server that is started with "
+    "End that process, or wait longer (timeout=). A server that is started with "
     "start_new_session=True is ended with all that it started by os.killpg(server.pid, "
     "signal.SIGTERM)"
 )
@@ -157,7 +157,7 @@ class _Departure:
         if self._counts_all and here and loop is not None and loop.other_tasks:
             why = "the listener is this process, and its server may be another task of it"
         if why:
-            raise in_vain(self._destination, why, loop, stops=True)
+            raise in_vain(self._destination, self.awaited, why, loop, stops=True)
 
     def still_listening(self, timeout: float) -> StillListening:
         """Return the error that says who listens, and what to do."""

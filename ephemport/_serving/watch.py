@@ -62,7 +62,7 @@ class Watch:
             self._blocked = running_loop()
             why = self.awaited.why_in_vain(self._blocked, self._destination.port)
             if why:
-                raise in_vain(self._destination, why, self._blocked)
+                raise in_vain(self._destination, self.awaited, why, self._blocked)
 
     def look(self) -> Listener | None:
         """Return the wanted listener, or None. Raises WrongListener and ServerExited."""

@@ -105,7 +105,9 @@ def test_a_grandchild_that_lives_on_is_named() -> None:
     text = str(caught.value)
     assert f"pid {child} (" in text
     assert f", which pid {parent.pid} (" in text
-    assert "started and which lives on after it. End that process as well" in text
+    assert (
+        "started and which lives on after it. End that process, or wait longer (timeout=)" in text
+    )
     assert "os.killpg(" in text
 
 

@@ -27,6 +27,11 @@ class Anybody:
         return "a server"
 
     @property
+    def else_name(self) -> str:
+        """What else the caller may have meant, in words that follow an advice."""
+        return ". If the server is another process or a thread, process= can say which"
+
+    @property
     def state(self) -> str:
         """What it does now, in words that follow the name."""
         return "has ended" if self.has_ended else "still runs"

@@ -34,6 +34,8 @@ class _Inside(Anybody):
 class Future(_Inside):
     """A task or a future."""
 
+    else_name = ""
+
     def __init__(self, future: FutureLike) -> None:
         self._future = future
 

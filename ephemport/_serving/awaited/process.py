@@ -44,6 +44,10 @@ class Process(Anybody):
             self._pidfd = _pidfd_of(pid)
 
     @property
+    def else_name(self) -> str:
+        return ". If the server is a thread of this process, process= can be that thread"
+
+    @property
     def name(self) -> str:
         command = self.command
         return f"pid {self.pid}" + (f" ({command_in_words(command)})" if command else "")

@@ -1,0 +1,92 @@
+"""A front that listens in place of a server: it is named, and nobody is told to end it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ephemport import StillListening, WrongListener, reserve
+from ephemport._looking.fronts import front_in_words
+from ephemport._spelling import for_the_command
+
+LISTENS = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def front(name: str, port: int) -> "Iterator[subprocess.Popen[str]]":
+    """A stranger that listens and is called `name`."""
+    with subprocess.Popen(
+        [name, "-I", "-S", "-c", LISTENS, str(port)],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("/usr/bin/docker-proxy", "This listener is Docker's proxy for a published port"),
+        ("rootlessport", "This listener is Podman's proxy for a published port"),
+        ("rootlesskit", "RootlessKit, which forwards a published port of rootless Docker"),
+        ("com.docker.backend", "Docker Desktop"),
+        ("pasta.avx2", "pasta, which forwards a published port of a rootless container"),
+    ],
+)
+def test_a_container_s_front_is_not_to_be_ended(name: str, what: str) -> None:
+    with reserve() as r, subprocess.Popen(["cat"], stdin=subprocess.PIPE) as client:
+        with front(name, r.port) as proxy:
+            with pytest.raises(WrongListener) as caught:
+                r.wait_listening(600, client)
+            assert r.wait_listening(10).pid == proxy.pid
+            with for_the_command(), pytest.raises(WrongListener) as told:
+                r.wait_listening(600, client)
+            with pytest.raises(StillListening, match="Do not end it: stop the container") as still:
+                r.wait_not_listening(0)
+        client.communicate()
+    assert what in str(caught.value)
+    assert what in str(still.value)
+    end = "; the server is behind it. Do not end it: {} (docs/starting.md)"
+    assert str(caught.value).endswith(end.format("wait without process="))
+    assert str(told.value).endswith(end.format("run it without --wait-listening"))
+    assert "End it" not in str(caught.value)
+
+
+def test_another_server_is_no_front() -> None:
+    with reserve() as r, subprocess.Popen(["cat"], stdin=subprocess.PIPE) as client:
+        with front("web-server", r.port), pytest.raises(WrongListener) as caught:
+            r.wait_listening(600, client)
+        client.communicate()
+    assert str(caught.value).endswith("wrong server. End it, or reserve another port")
+
+
+@pytest.mark.parametrize(
+    ("stranger", "awaited", "said"),
+    [
+        (None, "docker run -p 8080:80 nginx", "A container engine publishes a port by a process"),
+        (None, "/usr/bin/podman run nginx", "A container engine"),
+        (None, "python server.py", None),
+        (None, None, None),
+        ("python docker-proxy", "docker run nginx", None),
+        ("'unclosed", None, None),
+        ("", None, None),
+    ],
+)
+def test_what_speaks_for_a_front(
+    stranger: str | None, awaited: str | None, said: str | None
+) -> None:
+    """One whose process cannot be seen is a front if a container engine was started."""
+    found = front_in_words(stranger, awaited)
+    assert found is None if said is None else said in str(found)
