@@ -196,6 +196,15 @@ def test_up_means_reachable_at_the_host(cli: Cli, option: str, kind: str) -> Non
     assert ended(process).status == 0
 
 
+def test_a_command_that_daemonizes_is_told_to_stay_in_the_foreground(cli: Cli) -> None:
+    done = cli.run("run", "-q", "--wait-listening", "30", "--", "true")
+    assert done.status == 124
+    assert done.stderr.endswith(
+        "Servers that daemonize end their first process with status 0 and live on. If this one "
+        "does: start it in the foreground\n"
+    )
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "ten"])
 def test_seconds_that_are_none(cli: Cli, seconds: str) -> None:
     done = cli.run("run", f"--wait-listening={seconds}", "--", "touch", "was-run")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ephemport import Reservation, ServerExited, TakeoverTimeout, WrongListener, reserve
+from ephemport._serving.watch import Watch
 from tests.core.helpers import eventually
 
 # Longer than any test: an error comes at once, or the test is too slow to pass.
@@ -181,6 +182,16 @@ def test_a_command_that_ends_with_status_0_and_leaves_nothing() -> None:
     with reserve() as r, subprocess.Popen(["true"]) as started:
         with pytest.raises(ServerExited, match=r"exited with status 0 before .* daemonize"):
             r.wait_listening(LONG, started)
+
+
+def test_a_listener_seen_when_the_command_ends_may_be_its_daemon() -> None:
+    """It is no descendant any more, and no stranger for certain."""
+    with reserve() as r, r.listen(), subprocess.Popen(["cat"], stdin=subprocess.PIPE) as started:
+        with Watch(r, started) as watch:
+            assert watch.look() is None
+            started.communicate()
+            with pytest.raises(ServerExited, match=r"status 0 .*, on which this process .* daemon"):
+                watch.look()
 
 
 def test_a_failed_command_is_not_said_to_daemonize() -> None:
