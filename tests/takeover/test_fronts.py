@@ -1,5 +1,6 @@
 """A front that listens in place of a server: it is named, and nobody is told to end it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 def front(name: str, port: int) -> "Iterator[subprocess.Popen[str]]":
     """A stranger that listens and is called `name`."""
     with subprocess.Popen(
-        [name, "-I", "-S", "-c", LISTENS, str(port)],
+        [name, "-S", "-c", LISTENS, str(port)],
         executable=sys.executable,
+        # By its name Python would look for its library at another place.
+        env={**os.environ, "PYTHONHOME": sys.base_prefix},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
