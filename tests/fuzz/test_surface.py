@@ -50,9 +50,11 @@ def calls_of(name: str, found: object) -> Iterator[str]:
         yield name
     elif not issubclass(found, (BaseException, tuple)):
         yield name
-        for attribute, value in vars(found).items():
-            if attribute[0] != "_" and inspect.isfunction(value):
-                yield f"{name}.{attribute}"
+        for base in found.__mro__:
+            for attribute, value in vars(base).items():
+                ours = base.__module__.startswith("ephemport")
+                if ours and attribute[0] != "_" and inspect.isfunction(value):
+                    yield f"{name}.{attribute}"
 
 
 def public_calls() -> set[str]:
