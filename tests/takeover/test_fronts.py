@@ -1,10 +1,14 @@
 """A front that listens in place of a server: it is named, and nobody is told to end it."""
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +69,34 @@ def test_a_container_s_front_is_not_to_be_ended(name: str, what: str) -> None:
     assert str(caught.value).endswith(end.format("wait without process="))
     assert str(told.value).endswith(end.format("run it without --wait-listening"))
     assert "End it" not in str(caught.value)
+
+
+NODE = """
+require("http").createServer((_, answer) => answer.end("hello"))
+    .listen(process.argv[2], process.argv[3])
+"""
+
+
+def test_a_server_behind_npm_counts_and_may_live_on(tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": {"start": "node server.js"}}))
+    (tmp_path / "server.js").write_text(NODE)
+    with reserve() as r:
+        command = ["npm", "start", "--", "{port}", "{host}"]
+        npm = r.popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            found = r.wait_listening(60, npm)
+            assert found.pid not in (None, npm.pid)
+            assert "node server.js" in str(found)
+            npm.kill()
+            npm.wait()
+            # It has no parent any more that is known to be ours, and is found all the same.
+            with pytest.raises(StillListening, match=rf"pid {found.pid} \(node server.js"):
+                r.wait_not_listening(0.02, npm)
+        finally:
+            os.killpg(npm.pid, signal.SIGTERM)
+        r.wait_not_listening(60, npm)
 
 
 def test_another_server_is_no_front() -> None:

@@ -1,5 +1,6 @@
 """A port can have several servers: on different addresses, or where all set SO_REUSEPORT."""
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -125,11 +126,18 @@ def test_a_stranger_on_another_address_is_named_when_time_is_up() -> None:
     assert "bind there" not in str(caught.value), "it is not the right process"
 
 
-def test_a_socket_handed_over_is_refused_beside_a_server_and_admits_none() -> None:
-    """What can be refused: handoff="fd" lets in no second server, whatever it sets."""
-    with reserve(handoff="fd") as r, r.listen():
-        with pytest.raises(OSError, match="in use"):
-            bound(r.port, "127.0.0.1", (socket.SO_REUSEPORT,)).close()
+@pytest.mark.parametrize("handoff", ["takeover", "fd"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
+def test_beside_a_socket_of_ours_no_second_server_listens(handoff: str, address: str) -> None:
+    """What can be refused: the socket of listen() and of activation lets in nobody beside it."""
+    with reserve(handoff=handoff) as r, r.listen():
+        for options in itertools.product((0, 1), repeat=2):
+            names = itertools.compress((socket.SO_REUSEADDR, socket.SO_REUSEPORT), options)
+            with pytest.raises(OSError, match="in use"), bound(r.port, address, (*names,)) as two:
+                two.listen()
+
+
+def test_our_own_socket_is_refused_beside_a_server() -> None:
     with reserve() as r, serving("theirs", r.port, "127.0.0.1", "SO_REUSEADDR"):
         with pytest.raises(PortUnavailable):
             r.listen()
