@@ -170,11 +170,11 @@ class PortMap(Mapping[int, int]):
         self._of_parent.update(self._ports)
         self._reservations_of_parent += self._reservations
         self._lane_of_parent = self._lane
-        self._ports = {key: one for key, one in self._ports.items() if one in self._shared}
+        self._ports = {}
         self._reservations = []
         self._lane = None
         for key in exported:
-            if key not in self._ports:
+            if self._of_parent[key] not in self._shared:
                 del os.environ[f"{PREFIX}{key}"]
                 os.environ.update(self.environ(key))
 

@@ -7,17 +7,12 @@ or a suite that somebody else starts, isolates itself.
 import os
 import sys
 import threading
-from collections.abc import Iterator
 
 from ephemport._errors import EphemportError
 from ephemport._isolating.enter import enter, not_on_this_system
 from ephemport._isolating.movers import movers
 from ephemport._isolating.networks import network_of
 from ephemport._kernel.namespaces import may_enter_without_user_namespace
-
-# Threads of these modules use pipes and no sockets, so it does not matter where they stay: the one
-# that reads for an xdist worker, and the one that feeds a multiprocessing.Queue.
-_WITHOUT_SOCKETS = ("execnet.gateway_base", "multiprocessing.queues")
 
 # The process that has isolated itself, and the network that it is in.
 _isolated: tuple[int, str | None] | None = None
@@ -57,33 +52,23 @@ def isolate() -> None:
 
 
 def _threads() -> str | None:
-    """Why other threads are in the way; None if they are not."""
-    names = [thread.name for thread in _other_threads()]
+    """Why other threads are in the way; None if they are not.
+
+    Root may leave a thread behind that the threading module does not know: such threads of
+    libraries, and the one that reads a pipe for an xdist worker, open no sockets for the program.
+    """
+    this = threading.current_thread()
+    names = [thread.name for thread in threading.enumerate() if thread is not this]
     others = len(os.listdir("/proc/self/task")) - 1
     if not names and (others == 0 or may_enter_without_user_namespace()):
         return None
-    unknown = max(others - len(names), 0)
-    told = ", ".join([*names, *([f"{unknown} that Python did not start"] if unknown else [])])
+    if others > len(names):
+        names.append(f"{others - len(names)} without a name")
     return (
-        f"other threads run in this process ({told}), and only the thread that calls can move to "
-        "another network. Call isolate() before they start, or start this process isolated: "
-        "ephemport run --isolate, or pytest --ephemport-isolate"
+        f"other threads run in this process ({', '.join(names)}), and only the thread that calls "
+        "can move to another network. Call isolate() before they start, or start this process "
+        "isolated: ephemport run --isolate, or pytest --ephemport-isolate"
     )
-
-
-def _other_threads() -> Iterator[threading.Thread]:
-    root = may_enter_without_user_namespace()
-    frames = sys._current_frames()
-    for thread in threading.enumerate():
-        if thread is threading.current_thread():
-            continue
-        frame = frames.get(thread.ident or 0)
-        modules = set()
-        while frame is not None:
-            modules.add(frame.f_globals.get("__name__"))
-            frame = frame.f_back
-        if not (root and modules & set(_WITHOUT_SOCKETS)):
-            yield thread
 
 
 def _holds() -> str | None:

@@ -1,25 +1,26 @@
 """Servers inside this process: one that sets no option takes a held port over as well.
 
-`popen(assist=True)` assists a child through the kernel. A server in this process binds through
-`socket.socket.bind`, a method in Python. While somebody wants assistance, that method is replaced:
-for a port that this process holds, SO_REUSEADDR is set on the server's socket. All other binds go
-straight to the method that was there before.
+`popen(assist=True)` assists a child through the kernel. A server in this process calls `bind` and
+`listen` of `socket.socket`, which are methods in Python. While somebody wants assistance, these two
+are replaced: for a port that this process holds, they do what SO_REUSEADDR would do. All other
+calls go straight to the methods that were there before.
 
-- TCP: the option is set before the bind and stays set, as servers set it themselves: listen() looks
-  for conflicts as well, and the connections that the server closes do not keep the port from the
-  next one (TIME_WAIT). So it is also set where a shadow would let the server in without it. A
+- TCP: the option is set for the bind, and off again afterwards: a socket that does not listen keeps
+  off others, as it would without a hold. It is set again for the listen, and stays: nobody can bind
+  beside a socket that listens, and the connections that it will close do not keep the port from the
+  next server (TIME_WAIT). So it is also set where a shadow would let the server in without it. A
   shadow lets in no server on "::", with or without assistance.
 - UDP: the hold is exclusive. It opens for that one bind, and the server's socket keeps its options.
 - `handoff="fd"` lets in nobody.
 
 In a child made by os.fork() assistance goes on, for the TCP ports that its parent held at that
-time. Binds that Python does not make (C extensions, other programs) are not seen.
+time. Calls that Python does not make (C extensions, other programs) are not seen.
 """
 
 import operator
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -38,6 +39,7 @@ _ASSISTED = {
     *((int(socket.SOCK_STREAM), protocol) for protocol in (0, 6, 262)),
     *((int(socket.SOCK_DGRAM), protocol) for protocol in (0, 17)),
 }
+_REUSEADDR = (socket.SOL_SOCKET, socket.SO_REUSEADDR)
 _ABSENT = object()
 
 # One for each `assisted()` block that runs now.
@@ -58,9 +60,9 @@ def assisted() -> Iterator[None]:
         with reserve(port=8000) as r, assisted():
             server = socketserver.TCPServer(r.address, Handler)
 
-    In the block `socket.socket.bind` is replaced; the end of the last block puts back what was
-    there. A server that is not bound by Python code, as in a C extension, is not assisted. For
-    another program there is `popen(assist=True)`.
+    In the block `bind` and `listen` of `socket.socket` are replaced; the end of the last block puts
+    back what was there. A server that is not bound by Python code, as in a C extension, is not
+    assisted. For another program there is `popen(assist=True)`.
 
     Yields:
         None.
@@ -96,56 +98,115 @@ def follow_choice() -> None:
 
 
 def _settle() -> None:
-    """Replace `socket.socket.bind` if that is wanted, else put it back."""
-    global _patch
+    """Replace `bind` and `listen` if that is wanted, else put them back."""
+    global _replaced
     with lock:
         if _blocks or (own_tests.chosen() and len(_of_tests) > 0):
-            if not _patch.is_on:
-                # A new one each time: the last one may still stand below other code's replacement.
-                _patch = _Patch()
-                _patch.begin()
+            if not all(one.is_on for one in _replaced):
+                _end(_replaced)
+                # New ones each time: the last may still stand below other code's replacements.
+                _replaced = (_Replaced("bind", _bind), _Replaced("listen", _listen))
+                _begin(_replaced)
         else:
-            _patch.end()
+            _end(_replaced)
 
 
-class _Patch:
-    """One replacement of `socket.socket.bind`, and the way back."""
+def _begin(replaced: "Iterable[_Replaced]") -> None:
+    for one in replaced:
+        one.begin()
 
-    def __init__(self) -> None:
+
+def _end(replaced: "Iterable[_Replaced]") -> None:
+    for one in replaced:
+        one.end()
+
+
+class _Replaced:
+    """One replacement of a method of `socket.socket`, and the way back.
+
+    ours: called with the socket, the method that was there before (bound), and the arguments.
+    """
+
+    def __init__(self, name: str, ours: Callable[..., Any]) -> None:
         self.is_on = False
-        # socket.socket has no bind of its own: it inherits that of the C type.
-        self._before: Any = vars(_Socket).get("bind", _ABSENT)
-        beneath: Any = socket.SocketType.bind if self._before is _ABSENT else self._before
+        self._name = name
+        # socket.socket has neither method itself: it inherits those of the C type.
+        self._before: Any = vars(_Socket).get(name, _ABSENT)
+        inherited: Any = getattr(socket.SocketType, name)
+        beneath = inherited if self._before is _ABSENT else self._before
         get = getattr(type(beneath), "__get__", None)
 
-        def bind(sock: socket.socket, /, *args: Any, **kwargs: Any) -> Any:
+        def method(sock: socket.socket, /, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             plain = beneath if get is None else get(beneath, sock, type(sock))
-            if self.is_on and len(args) == 1 and not kwargs:
-                hold = _hold_for(sock, args[0])
-                if hold is not None:
-                    return _bind_beside(hold, sock, args[0], plain)
+            if self.is_on and not kwargs:
+                return ours(sock, plain, *args)
             return plain(*args, **kwargs)
 
-        bind.__doc__ = getattr(beneath, "__doc__", None)
-        self._bind = bind
+        method.__doc__ = getattr(beneath, "__doc__", None)
+        self._method = method
 
     def begin(self) -> None:
         """Replace it."""
         self.is_on = True
-        _Socket.bind = self._bind  # type: ignore[method-assign, assignment]
+        setattr(_Socket, self._name, self._method)
 
     def end(self) -> None:
         """Put back what was there. If other code has replaced ours since, that stays."""
         self.is_on = False
-        if vars(_Socket).get("bind") is self._bind:
-            if self._before is _ABSENT:
-                del _Socket.bind
-            else:
-                _Socket.bind = self._before  # type: ignore[method-assign]
+        if vars(_Socket).get(self._name) is not self._method:
+            return
+        if self._before is _ABSENT:
+            delattr(_Socket, self._name)
+        else:
+            setattr(_Socket, self._name, self._before)
 
 
-_patch = _Patch()
+# Never begun.
+_replaced: tuple[_Replaced, ...] = (_Replaced("bind", _Socket.bind),)
+
+
+def _bind(sock: socket.socket, plain: Callable[..., Any], *args: Any) -> Any:
+    __tracebackhide__ = True
+    hold = _hold_for(sock, args[0]) if len(args) == 1 else None
+    if hold is None:
+        return plain(*args)
+    before = sock.getsockopt(*_REUSEADDR)
+    try:
+        with hold.ajar(sock.type) if sock.type == socket.SOCK_DGRAM else nullcontext():
+            sock.setsockopt(*_REUSEADDR, 1)
+            return plain(*args)
+    finally:
+        _set_back(sock, before)
+
+
+def _listen(sock: socket.socket, plain: Callable[..., Any], *args: Any) -> Any:
+    __tracebackhide__ = True
+    # The kernel looks for conflicts once more (inet_csk_listen_start).
+    hold = _hold_for(sock, _name_of(sock))
+    if hold is None:
+        return plain(*args)
+    before = sock.getsockopt(*_REUSEADDR)
+    try:
+        sock.setsockopt(*_REUSEADDR, 1)
+        answer = plain(*args)
+        before = 1
+        return answer
+    finally:
+        if not before:
+            _set_back(sock, before)
+
+
+def _set_back(sock: socket.socket, before: int) -> None:
+    with suppress(OSError):  # closed meanwhile
+        sock.setsockopt(*_REUSEADDR, before)
+
+
+def _name_of(sock: socket.socket) -> Any:
+    try:
+        return sock.getsockname()
+    except OSError:
+        return None
 
 
 def _hold_for(sock: socket.socket, address: Any) -> Hold | None:
@@ -171,21 +232,3 @@ def _lets_in(hold: Hold, sock: socket.socket) -> bool:
     end = hold.end
     left = end is not None and end.how is How.FORKED and sock.type in hold.left
     return left and sock.type == socket.SOCK_STREAM
-
-
-def _bind_beside(hold: Hold, sock: socket.socket, address: Any, plain: Callable[[Any], Any]) -> Any:
-    __tracebackhide__ = True
-    before = after = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    try:
-        if sock.type == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            answer = plain(address)
-            after = 1
-            return answer
-        with hold.ajar(sock.type):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            return plain(address)
-    finally:
-        if after == before:
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)

@@ -160,6 +160,15 @@ class Tests(unittest.TestCase):
 
     def test_processes(self):
         assert in_process() == [port_map[9001]] * 2
+
+    def test_pools(self):
+        mine = port_map[9001]
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            theirs = pool.apply(look_up)
+        assert theirs != mine
+
+def look_up():
+    return port_map[9001]
 """
 
 
@@ -201,6 +210,25 @@ def test_a_pool_in_a_test_has_workers_and_their_tests_have_helpers(tmp_path: Pat
         assert errors == []
         assert count == 1
         assert port != mine
+
+
+def test_what_was_exported_is_the_workers_own_from_its_beginning(tmp_path: Path) -> None:
+    mine, found, own = script(
+        tmp_path,
+        """
+        import json, os, subprocess, sys
+        from ephemport import port_map
+        os.environ.update(port_map.environ(9001))
+        LOOK = "from ephemport import port_map; print(port_map[9001])"
+        mine = port_map[9001]
+        if os.fork() == 0:
+            found = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True)
+            print(json.dumps([mine, int(found.stdout), port_map[9001]]), flush=True)
+            os._exit(0)
+        os.wait()
+        """,
+    )
+    assert found == own != mine
 
 
 def test_what_came_with_the_environment_is_shared_by_workers_too(tmp_path: Path) -> None:

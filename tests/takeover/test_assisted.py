@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ephemport import PortUnavailable, Reservation, assisted, reserve, reserve_many
+from ephemport import PortUnavailable, Reservation, assisted, diagnose, reserve, reserve_many
 from ephemport._serving import inside, own_tests
 from tests.conftest import InNamespace, run_python
 
@@ -37,7 +37,7 @@ def bound(reservation: Reservation, host: str | None = None) -> socket.socket:
 
 
 def is_replaced() -> bool:
-    return "bind" in vars(socket.socket)
+    return not {"bind", "listen"}.isdisjoint(vars(socket.socket))
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +202,38 @@ def test_other_code_that_replaces_it_meanwhile_keeps_its_own() -> None:
         with pytest.raises(OSError):
             bound(r)
         del socket.socket.bind
+
+
+def test_a_socket_that_is_bound_keeps_off_others() -> None:
+    """As it would without a hold: a test that takes a port to see a server fail."""
+    with reserve() as r, assisted(), bound(r) as taker:
+        assert taker.getsockopt(*OPTION) == 0
+        for option in (0, 1):
+            with socket.socket() as other:
+                other.setsockopt(*OPTION, option)
+                with pytest.raises(OSError):
+                    other.bind(r.address)
+        taker.listen()
+        with socket.create_connection(r.address):
+            pass
+
+
+def test_a_socket_that_was_bound_before_listens_in_a_forked_child() -> None:
+    with reserve() as r, assisted(), bound(r) as sock:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                sock.listen()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_diagnosis_is_not_assisted() -> None:
+    with reserve() as r, assisted():
+        assert "one that sets neither cannot" in diagnose(r.port, "tcp").meaning
 
 
 def test_asyncio() -> None:
