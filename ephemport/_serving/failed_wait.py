@@ -87,14 +87,21 @@ def exited(destination: Destination, awaited: Anybody) -> ServerExited:
     diagnosis = diagnosis_or_none(destination.port, destination.protocol)
     message = f"{awaited.name} {ending.how} before it listened on port {destination.port}"
     found = diagnosis.found if diagnosis is not None else ()
-    others = [str(one) for one in found if one.state in (LISTENS, RECEIVES)]
+    others = [one for one in found if one.state in (LISTENS, RECEIVES)]
     if others:
-        message += f", on which {'; '.join(others)}"
+        message += f", on which {'; '.join(map(str, others))}"
     if output:
         message += f"; its last output:\n{output}\n"
     if ending.returncode == 0:
         message += "" if message.endswith("\n") else ". "
-        message += f"{_ENDED_WELL}. If this one does: {_spelling.DAEMON}"
+        command = getattr(awaited, "command", None)
+        fronts = [front_in_words(one.command, command) for one in others]
+        front = next(filter(None, fronts), None)
+        message += (
+            f"{_ENDED_WELL}. If this one does: {_spelling.DAEMON}"
+            if front is None
+            else f"{front}: {_spelling.WITHOUT_PROCESS} (docs/starting.md)"
+        )
     elif says_taken(output) and not others:
         message = _hinted(message, _OUTPUT_SAYS, destination, diagnosis)
     elif says_taken(ending.how) and not others:

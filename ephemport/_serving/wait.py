@@ -33,7 +33,8 @@ def wait_listening(
     "localhost" stands for every address that it has here (getaddrinfo()), and a server on any of
     them counts. Then a client that tries all addresses in turn gets through, as
     socket.create_connection(), browsers and curl do. For a client that tries only one, reserve
-    with that address. For a plain int, a server on any address counts.
+    with that address. For a plain int, a server on any address counts. With `process`, another
+    process on any address that counts is the wrong one.
 
     In an event loop (asyncio, trio) this call blocks all tasks. If the server may be one of them,
     it raises EphemportError at once, unless the server listens already: use

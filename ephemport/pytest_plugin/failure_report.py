@@ -13,6 +13,7 @@ from ephemport._errors import (
     EphemportError,
     PortUnavailable,
     ServerExited,
+    StillListening,
     TakeoverTimeout,
     WrongListener,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ephemport._looking.diagnosis import Diagnosis
     from ephemport._reservation import Reservation
 
-_OURS = (PortUnavailable, ServerExited, TakeoverTimeout, WrongListener)
+_OURS = (PortUnavailable, ServerExited, StillListening, TakeoverTimeout, WrongListener)
 _MOST_PORTS = 3
 _MOST_LOOKS = 20
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemport import StillListening, WrongListener, reserve
+from ephemport import ServerExited, StillListening, WrongListener, reserve
 from ephemport._looking.fronts import front_in_words
 from ephemport._spelling import for_the_command
 
@@ -97,6 +97,18 @@ def test_a_server_behind_npm_counts_and_may_live_on(tmp_path: Path) -> None:
         finally:
             os.killpg(npm.pid, signal.SIGTERM)
         r.wait_not_listening(60, npm)
+
+
+def test_a_command_that_leaves_a_container_is_no_daemon() -> None:
+    """As `docker run -d` does: it ends with status 0, and the proxy listens."""
+    with reserve() as r, front("docker-proxy", r.port), subprocess.Popen(["true"]) as detached:
+        with pytest.raises(ServerExited) as caught:
+            r.wait_listening(600, detached)
+    assert "daemonize" not in str(caught.value)
+    assert str(caught.value).endswith(
+        "This listener is Docker's proxy for a published port; the server is behind it: wait "
+        "without process= (docs/starting.md)"
+    )
 
 
 def test_another_server_is_no_front() -> None:
