@@ -51,6 +51,31 @@ class IsolatedSuite(_runner.ParallelTestSuite):  # type: ignore[misc]
 
     init_worker = init_worker
 
+    def run(self, result: Any) -> Any:
+        """Distribute the tests across isolated workers.
+
+        Args:
+            result: The unittest.TestResult to fill.
+
+        Returns:
+            The same.
+
+        Raises:
+            EphemportError: The workers could not reach a database: its HOST is one for TCP.
+        """
+        aliases = getattr(self, "used_aliases", None)
+        for alias, settings in _databases().items():
+            host = settings.get("HOST") or ""
+            if (aliases is None or alias in aliases) and _is_over_tcp(settings["ENGINE"], host):
+                raise EphemportError(
+                    f"cannot isolate the workers: the database {alias!r} is reached by TCP (HOST "
+                    f"{host!r}), and nothing outside can be reached from a network of its own, not "
+                    "even this machine's localhost. Reach it by its Unix socket (for PostgreSQL "
+                    "HOST '' or '/var/run/postgresql', for MySQL the path of its socket), or use "
+                    "Django's own runner and look ports up with port_map"
+                )
+        return super().run(result)
+
 
 class IsolatedRunner(_runner.DiscoverRunner):  # type: ignore[misc]
     """Django's own runner, with isolated workers. For `TEST_RUNNER` in settings.py."""
@@ -74,6 +99,18 @@ class IsolatedRunner(_runner.DiscoverRunner):  # type: ignore[misc]
         finally:
             own_tests.choose(before)
             inside.follow_choice()
+
+
+def _databases() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = importlib.import_module("django.db").connections.settings
+    return found
+
+
+def _is_over_tcp(engine: str, host: str) -> bool:
+    if "sqlite" in engine or host.startswith("/"):
+        return False
+    # The clients of MySQL take "localhost" for their socket.
+    return host not in (("", "localhost") if "mysql" in engine else ("",))
 
 
 def _assist() -> None:

@@ -1,5 +1,6 @@
 """Django's own `manage.py test --parallel`, with tests that have hard-coded ports."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 FILES = {
     "manage.py": """
@@ -101,7 +102,16 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def _methods() -> list[str]:
+    """The start methods with which this Django can clone a database in memory."""
+    try:
+        version = int(importlib.metadata.version("django").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return ["fork"]
+    return ["fork", "spawn", "forkserver"] if version >= 6 else ["fork", "spawn"]
+
+
+@pytest.mark.parametrize("method", _methods())
 def test_one_line_in_settings(project: Project, isolation: None, method: str) -> None:
     project.setting('TEST_RUNNER = "ephemport.django.IsolatedRunner"')
     project.tests("9001", "0")
@@ -139,6 +149,38 @@ def test_a_constant_that_was_made_at_import(project: Project, isolation: None) -
     assert done.returncode == 0, done.stdout
     project.setting('TEST_RUNNER = "django.test.runner.DiscoverRunner"')
     assert project.run("fork", "--parallel", "2").returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "refused"),
+    [
+        ("django.db.backends.postgresql", "127.0.0.1", True),
+        ("django.db.backends.postgresql", "localhost", True),
+        ("django.db.backends.postgresql", "/var/run/postgresql", False),
+        ("django.db.backends.postgresql", "", False),
+        ("django.contrib.gis.db.backends.postgis", "db", True),
+        ("django.db.backends.mysql", "localhost", False),
+        ("django.db.backends.mysql", "127.0.0.1", True),
+        ("django.db.backends.mysql", "/run/mysqld/mysqld.sock", False),
+        ("django.db.backends.sqlite3", "", False),
+    ],
+)
+def test_a_database_that_workers_cannot_reach(engine: str, host: str, refused: bool) -> None:
+    done = run_python(
+        f"""
+import unittest
+from django.conf import settings
+settings.configure(DATABASES={{"default": {{"ENGINE": {engine!r}, "HOST": {host!r}}}}})
+import ephemport
+from ephemport.django import IsolatedSuite
+try:
+    IsolatedSuite([], 1).run(unittest.TestResult())
+except ephemport.EphemportError as error:
+    print(error)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("the database 'default' is reached by TCP (HOST " in done.stdout) is refused
 
 
 def test_live_servers_of_a_serial_run_follow_one_another(project: Project) -> None:
