@@ -102,7 +102,7 @@ def _settle() -> None:
     global _replaced
     with lock:
         if _blocks or (own_tests.chosen() and len(_of_tests) > 0):
-            if not all(one.is_on for one in _replaced):
+            if not all(one.stands() for one in _replaced):
                 _end(_replaced)
                 # New ones each time: the last may still stand below other code's replacements.
                 _replaced = (_Replaced("bind", _bind), _Replaced("listen", _listen))
@@ -150,6 +150,10 @@ class _Replaced:
         """Replace it."""
         self.is_on = True
         setattr(_Socket, self._name, self._method)
+
+    def stands(self) -> bool:
+        """Whether it is in force. Other code may have removed it, as the end of a mock does."""
+        return self.is_on and self._name in vars(_Socket)
 
     def end(self) -> None:
         """Put back what was there. If other code has replaced ours since, that stays."""

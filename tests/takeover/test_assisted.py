@@ -204,6 +204,16 @@ def test_other_code_that_replaces_it_meanwhile_keeps_its_own() -> None:
         del socket.socket.bind
 
 
+def test_a_mock_that_ends_later_takes_it_away_only_until_the_next_block() -> None:
+    with reserve() as r:
+        mock = unittest.mock.patch.object(socket.socket, "bind")
+        mock.start()
+        with assisted():
+            mock.stop()
+            with assisted():
+                bound(r).close()
+
+
 def test_a_socket_that_is_bound_keeps_off_others() -> None:
     """As it would without a hold: a test that takes a port to see a server fail."""
     with reserve() as r, assisted(), bound(r) as taker:
