@@ -104,6 +104,21 @@ def test_under_asyncio(tmp_path: Path) -> None:
         assert found.pid == int(path.read_text())
 
 
+def test_a_daemon_answers_while_an_event_loop_is_blocked(tmp_path: Path) -> None:
+    path = tmp_path / "server.pid"
+
+    async def main() -> None:
+        other = asyncio.create_task(asyncio.sleep(60))
+        with reserve() as r:
+            with pytest.raises(TakeoverTimeout):
+                r.wait_listening(0.02, path)
+            with daemon(r, path):
+                assert r.wait_listening(30, path).pid == int(path.read_text())
+        other.cancel()
+
+    asyncio.run(main())
+
+
 def test_what_a_pid_file_may_say(tmp_path: Path) -> None:
     """Until it names the process that listens, it is waited for, and the error says what it is."""
     path = tmp_path / "server.pid"

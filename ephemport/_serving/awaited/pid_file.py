@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ephemport._kernel.processes import age, command_line, descendants, is_running
 from ephemport._looking.listeners import command_in_words, one_line
 from ephemport._serving.awaited.anybody import Anybody
+from ephemport._serving.event_loop import Loop
 
 # More than any server writes: PostgreSQL writes seven lines.
 _LONGEST = 4096
@@ -60,6 +61,9 @@ class PidFile(Anybody):
         # A line without its end may be half a pid.
         content = self._read()
         return content.pid is not None and content.whole
+
+    def why_in_vain(self, loop: Loop | None, port: int) -> str:
+        return ""
 
     def _read(self) -> _Content:
         try:
