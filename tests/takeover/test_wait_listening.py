@@ -22,6 +22,7 @@ from ephemport import (
     wait_listening,
 )
 from ephemport._kernel import sockets
+from ephemport._serving.watch import Watch
 from tests.conftest import InNamespace
 
 BARE = """
@@ -341,6 +342,32 @@ def test_no_descriptor_is_left() -> None:
             with pytest.raises(TakeoverTimeout):
                 r.wait_listening(0.01, waited_for)
         assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_pidfd_that_other_code_closes_ends_nobody() -> None:
+    """As os.closerange() does. The number is another file by then, and stays open."""
+    with reserve() as r, python(SLEEP) as process, Watch(r, process) as watch:
+        assert watch.look() is None
+        (pidfd,) = [
+            int(name)
+            for name in os.listdir("/proc/self/fd")
+            if "pidfd" in os.path.realpath(f"/proc/self/fd/{name}")
+        ]
+        os.close(pidfd)
+        other = os.open("/dev/zero", os.O_RDONLY)
+        if other != pidfd:
+            os.dup2(other, pidfd)
+            os.close(other)
+        assert watch.look() is None
+        began = time.monotonic()
+        watch.awaited.sleep(0.02)
+        assert time.monotonic() - began >= 0.02
+        process.communicate()
+        with pytest.raises(ServerExited):
+            watch.look()
+        watch.awaited.close()
+        assert os.read(pidfd, 1) == b"\0"
+        os.close(pidfd)
 
 
 def test_where_netlink_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

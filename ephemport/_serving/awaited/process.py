@@ -6,6 +6,7 @@ import time
 from typing import Protocol
 
 from ephemport._errors import EphemportError
+from ephemport._kernel.descriptors import Descriptor
 from ephemport._kernel.processes import (
     command_line,
     descendants,
@@ -39,7 +40,7 @@ class Process(Anybody):
         self.pid = pid
         self._process = process
         self._left: list[int] = []
-        self._pidfd: int | None = None
+        self._pidfd: Descriptor | None = None
         if _known_status(process) is None:
             self._pidfd = _pidfd_of(pid)
 
@@ -86,9 +87,10 @@ class Process(Anybody):
     def _is_over(self) -> bool:
         if self._pidfd is None:
             return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        if not self._poll(0):
+            return False
+        # Other code may have closed the descriptor, which is another file by now.
+        return self._pidfd.is_open() or not is_running(self.pid)
 
     def ending(self) -> Ending:
         status = self._status()
@@ -107,27 +109,29 @@ class Process(Anybody):
         return f"pid {self.pid} is this process"
 
     def sleep(self, seconds: float) -> None:
-        if self._pidfd is None or self._left:
+        if self._pidfd is None or self._left or (self._poll(seconds) and not self._pidfd.is_open()):
             time.sleep(seconds)
-        else:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            poll.poll(seconds * 1000)
 
     def close(self) -> None:
         if self._pidfd is not None:
-            os.close(self._pidfd)
+            self._pidfd.close()
+
+    def _poll(self, seconds: float) -> bool:
+        assert self._pidfd is not None
+        poll = select.poll()
+        poll.register(self._pidfd.number, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _status(self) -> int | None:
         poll = getattr(self._process, "poll", None)
         status = poll() if callable(poll) else _known_status(self._process)
         if isinstance(status, int):
             return status
-        if self._pidfd is None:
+        if self._pidfd is None or not self._pidfd.is_open():
             return None
         try:
             # WNOWAIT leaves the zombie to its own waiter, such as asyncio's child watcher.
-            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ended = os.waitid(os.P_PIDFD, self._pidfd.number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             # Another thread may be collecting it now; meanwhile Popen.poll() returns None.
             for _ in range(_TURNS_FOR_STATUS):
@@ -159,10 +163,10 @@ def _as_text(args: object) -> str | None:
     return None
 
 
-def _pidfd_of(pid: int) -> int | None:
+def _pidfd_of(pid: int) -> Descriptor | None:
     """Return a descriptor that reports the end of the process; None if it has ended."""
     try:
-        return os.pidfd_open(pid)
+        return Descriptor(os.pidfd_open(pid))
     except ProcessLookupError:
         return None
     except OSError as error:
