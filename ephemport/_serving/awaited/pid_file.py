@@ -12,6 +12,8 @@ from ephemport._serving.event_loop import Loop
 # More than any server writes: PostgreSQL writes seven lines.
 _LONGEST = 4096
 _LARGEST_PID = 2**31 - 1
+# In seconds. Another machine may write the time of the file, and a clock may be set.
+_TOLERANCE = 60.0
 
 
 class _Content(NamedTuple):
@@ -90,5 +92,4 @@ class PidFile(Anybody):
     def _is_younger(pid: int, written: float) -> bool:
         """Whether the process started after the file was written; then it has the pid by chance."""
         seconds = age(pid)
-        # Both clocks have ticks, of 10 ms at most, and the wall clock may be set meanwhile.
-        return seconds is not None and time.time() - seconds > written + 1.0
+        return seconds is not None and time.time() - seconds > written + _TOLERANCE
