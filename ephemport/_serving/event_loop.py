@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 from ephemport._kernel.processes import descendants, was_told
 
+# CO_COROUTINE, CO_ITERABLE_COROUTINE and CO_ASYNC_GENERATOR of the module inspect.
+_OF_COROUTINES = 0x80 | 0x100 | 0x200
+_CALLBACKS = "asyncio.events"
+
 
 class Loop(NamedTuple):
     """A running event loop.
@@ -33,7 +37,13 @@ class Loop(NamedTuple):
 
 
 def running_loop() -> Loop | None:
-    """Return the event loop that runs in this thread now."""
+    """Return the event loop of this thread that has called the code that runs now.
+
+    A loop may run in this thread, and yet code that is not of it: greenlets (Playwright's sync API)
+    switch between the two. Such code cannot await.
+    """
+    if not _is_called_by_a_loop():
+        return None
     trio: Any = sys.modules.get("trio")
     if trio is not None:
         with suppress(RuntimeError):
@@ -44,6 +54,16 @@ def running_loop() -> Loop | None:
             loop = asyncio.get_running_loop()
             return Loop("asyncio", loop, _asyncio_has_others(asyncio, loop))
     return None
+
+
+def _is_called_by_a_loop() -> bool:
+    """Whether a coroutine, or a callback of asyncio, is among the callers."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_flags & _OF_COROUTINES or frame.f_globals.get("__name__") == _CALLBACKS:
+            return True
+    return False
 
 
 def async_sleep() -> Callable[[float], Awaitable[None]]:

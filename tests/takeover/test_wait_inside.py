@@ -322,6 +322,44 @@ def test_the_wait_that_blocks_the_server_s_own_loop_is_refused(known: bool) -> N
         asyncio.run(main())
 
 
+def test_a_callback_of_the_loop_blocks_it_too() -> None:
+    async def main() -> None:
+        with reserve() as r:
+            serving = asyncio.create_task(serve(r))
+            refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+            def wait() -> None:
+                try:
+                    r.wait_listening(LONG)
+                except EphemportError as error:
+                    refused.set_result(str(error))
+
+            asyncio.get_running_loop().call_soon(wait)
+            assert "to wait here would block the asyncio event loop" in await refused
+            serving.cancel()
+
+    with at_once():
+        asyncio.run(main())
+
+
+def test_code_that_the_loop_has_not_called_may_wait() -> None:
+    """As with greenlets, of which one runs the loop: Playwright's sync API."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(asyncio.sleep(60))
+    asyncio._set_running_loop(loop)
+    try:
+        assert asyncio.get_running_loop() is loop
+        with reserve() as r:
+            with pytest.raises(TakeoverTimeout) as caught:
+                r.wait_listening(0.02)
+            assert "await" not in str(caught.value)
+    finally:
+        asyncio._set_running_loop(None)
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
+
+
 def test_this_process_is_no_answer_inside_its_loop() -> None:
     async def main() -> None:
         with reserve() as r, pytest.raises(EphemportError, match=r"pid \d+ is this process"):
