@@ -68,13 +68,22 @@ def _is_about_depth(error: BaseException | None) -> bool:
     return error is not None
 
 
+# Levels of a syntax tree. Reading takes several calls a level, and Python allows 1,000 in all.
+_DEEPEST = 1000
+
+
 def _refuse_deep(source: str) -> None:
     """Raise RecursionError or MemoryError for what is nested too deeply for Python."""
-    # libcst's parser has no limit: it overflows the stack, and the process ends by SIGSEGV.
+    # libcst's parser has no limit: it overflows the stack, and the process ends by SIGSEGV. That of
+    # Python has a low one, up to Python 3.13.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(source)
+            nodes: list[ast.AST] = [ast.parse(source)]
+        for _ in range(_DEEPEST):
+            nodes = [child for node in nodes for child in ast.iter_child_nodes(node)]
+        if nodes:
+            raise RecursionError
     except SyntaxError as error:
         if "too many nested" in error.msg:
             raise RecursionError from error

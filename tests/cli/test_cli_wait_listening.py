@@ -20,11 +20,12 @@ sys.stdin.read()
 """
 SLEEPS = "import sys; print(*sys.argv[1:], flush=True); sys.stdin.read()"
 ENDS_AT_CTRL_C = """
-import signal
+import signal, time
 signal.signal(15, signal.SIG_IGN)
 try:
     print(flush=True)
-    signal.pause()
+    while True:
+        time.sleep(0.1)  # not pause(): a signal may come just before it
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """

@@ -20,13 +20,21 @@ from ephemport._reservation import reserve_from, reserve_many_from
 from tests.conftest import ROOT, InNamespace, run_python
 from tests.core.helpers import bound, eventually, may_bind, open_descriptors
 
+# portpicker 1.6.0 asks for the event loop of a thread that has none, which Python 3.14 refuses.
+_WITH_A_LOOP = """
+import asyncio, runpy, sys
+asyncio.set_event_loop(asyncio.new_event_loop())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 @contextmanager
 def real_portserver(address: str, pool: str) -> Iterator[None]:
     program = Path(sys.executable).with_name("portserver.py")
     found = program if program.exists() else shutil.which("portserver.py")
     assert found, "portpicker installs portserver.py"
-    command = [sys.executable, found, "--portserver_address", address]
+    command = [sys.executable, "-c", _WITH_A_LOOP, found, "--portserver_address", address]
     # Not -W error: the script is portpicker's, and so are its warnings.
     with subprocess.Popen(
         [*command, "--portserver_static_pool", pool],

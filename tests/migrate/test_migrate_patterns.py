@@ -161,7 +161,7 @@ MAP = "from ephemport import port_map\n"
             "import pytest\n\nfrom product import a\n",
             f"import pytest\n{MAP}\nfrom product import a\n",
         ),
-        ("from __future__ import x\n", f"from __future__ import x\n\n{MAP}"),
+        ("from __future__ import division\n", f"from __future__ import division\n\n{MAP}"),
     ],
 )
 def test_import_is_where_isort_has_it(folder: Folder, before: str, after: str) -> None:

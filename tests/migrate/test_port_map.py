@@ -16,7 +16,7 @@ import pytest
 from ephemport import PortUnavailable, reserve
 from ephemport._holding.mode import choose_mode
 from ephemport._port_map import OWNER, PREFIX, PortMap
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WARNINGS_ARE_ERRORS
 
 CHILD = "from ephemport import port_map; print(port_map[9001], len(port_map._reservations))"
 
@@ -87,7 +87,7 @@ def test_keys_that_are_no_number(ports: PortMap, key: object) -> None:
 def run(environment: dict[str, str]) -> list[int]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "EPHEMPORT_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CHILD],
+        [sys.executable, *WARNINGS_ARE_ERRORS, "-c", CHILD],
         env={**clean, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ephemport import EphemportError, Reservation, adopt
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WARNINGS_ARE_ERRORS
 
 _GIVE = """
 import sys
@@ -27,7 +27,7 @@ class Giver:
 
     def __init__(self, protocol: str = "tcp") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _GIVE, protocol],
+            [sys.executable, *WARNINGS_ARE_ERRORS, "-c", _GIVE, protocol],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
