@@ -78,9 +78,9 @@ def public() -> Iterator[Documented]:
 
 
 def _dropins() -> Iterator[ModuleType]:
-    for one in pkgutil.iter_modules(importlib.import_module(DROPINS).__path__):
-        if not one.name.startswith("_"):
-            yield importlib.import_module(f"{DROPINS}.{one.name}")
+    for one in pkgutil.walk_packages(importlib.import_module(DROPINS).__path__, f"{DROPINS}."):
+        if not one.name.removeprefix(f"{DROPINS}.").startswith("_"):
+            yield importlib.import_module(one.name)
 
 
 def _class(name: str, thing: type) -> Documented:

@@ -47,6 +47,7 @@ _MARKERS = (
 )
 
 pytest_plugins = [
+    "ephemport.pytest_plugin.dropins",
     "ephemport.pytest_plugin.failure_report",
     "ephemport.pytest_plugin.isolation",
     "ephemport.pytest_plugin.thread_failures",

@@ -1,6 +1,7 @@
 """The drop-ins' calls. Importing them wraps `bind()` of every socket, so only fuzzers do it."""
 
 import socket
+import tempfile
 import threading
 from contextlib import suppress
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ephemport import compat
 from ephemport.dropin import _kept, ephemeral_port_reserve, fixtures, port_for, portpicker
+from ephemport.dropin.port_for import api, ephemeral, utils
 from tests.fuzz import values
 from tests.fuzz.calls import Call, Calls, call_of, with_what_it_is_called_on
 
@@ -61,6 +63,17 @@ def from_a_portserver(_answer: bytes, _drop_in: bool) -> None:
             thread.join()
 
 
+def of_store(method: str, **takes: Any) -> Call:
+    """A method of a store in a folder of its own."""
+    checked = call_of(getattr(port_for.PortStore, method), **takes)
+
+    def call(**arguments: Any) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            getattr(port_for.PortStore(f"{folder}/store"), method)(**arguments)
+
+    return checked._replace(call=call)
+
+
 port_sets = st.one_of(
     st.none(),
     some_port,
@@ -76,23 +89,58 @@ DROPIN: Calls = {
     "ephemeral_port_reserve.reserve": call_of(
         ephemeral_port_reserve.reserve, ip=hosts, port=st.one_of(some_port, st.just("40000"))
     ).may_raise(OSError),
-    "port_for.get_port": call_of(
+    "port_for.api.get_port": call_of(
         port_for.get_port,
         ports=port_sets,
         exclude_ports=values.excluded,
     ).may_raise(port_for.PortForException),
-    "port_for.select_random": call_of(
+    "port_for.api.select_random": call_of(
         port_for.select_random,
         ports=st.one_of(st.none(), st.sets(values.ports, max_size=3)),
         exclude_ports=values.excluded,
     ).may_raise(port_for.PortForException),
-    "port_for.is_available": call_of(port_for.is_available, port=some_port),
-    "port_for.available_ports": call_of(
+    "port_for.api.is_available": call_of(port_for.is_available, port=some_port),
+    "port_for.api.available_ports": call_of(
         port_for.available_ports,
         low=some_port,
         high=some_port,
         exclude_ranges=st.lists(st.tuples(values.ports, values.ports), max_size=2),
     ),
+    "port_for.api.good_port_ranges": call_of(
+        port_for.good_port_ranges,
+        ports=st.one_of(st.none(), st.sets(values.ports, max_size=3)),
+        min_range_len=st.integers(-3, 30),
+        border=st.integers(-3, 30),
+    ),
+    "port_for.api.available_good_ports": call_of(
+        port_for.available_good_ports,
+        min_range_len=st.integers(-3, 30),
+        border=st.integers(-3, 30),
+    ),
+    "port_for.api.port_is_used": call_of(port_for.port_is_used, port=some_port, host=hosts),
+    "port_for.api.filter_by_type": call_of(
+        api.filter_by_type,
+        lst=st.lists(values.ports, max_size=3),
+        type_of=st.sampled_from([int, (set, frozenset)]),
+    ),
+    "port_for.api.unassigned_ranges": call_of(api.unassigned_ranges),
+    "port_for.utils.ranges_to_set": call_of(
+        utils.ranges_to_set, lst=st.lists(st.tuples(values.ports, values.ports), max_size=3)
+    ),
+    "port_for.utils.to_ranges": call_of(
+        lambda lst: list(utils.to_ranges(lst)), lst=st.lists(values.ports, max_size=9).map(sorted)
+    ),
+    "port_for.ephemeral.port_ranges": call_of(ephemeral.port_ranges),
+    "port_for.store.PortStore": call_of(port_for.PortStore, config_filename=st.just("store")),
+    "port_for.store.PortStore.bind_port": of_store(
+        "bind_port",
+        app=st.sampled_from(["a", "A", "b c", "x=y", "x:y", "", "[s]", "#c", "a%b"]),
+        port=st.one_of(st.none(), some_port, st.just("8000"), st.just("x")),
+    ).may_raise(port_for.PortForException),
+    "port_for.store.PortStore.unbind_port": of_store(
+        "unbind_port", app=st.sampled_from(["a", "none"])
+    ),
+    "port_for.store.PortStore.bound_ports": of_store("bound_ports"),
     "portpicker.add_reserved_port": call_of(portpicker.add_reserved_port, port=some_port),
     "portpicker.return_port": call_of(portpicker.return_port, port=some_port),
     "portpicker.bind": call_of(

@@ -32,7 +32,7 @@ NOT_FUZZED = {
     # Calls of other parts of ephemport, with what those have checked.
     *("PortAllocator.allocate", "PortAllocator.nested", "PortAllocator.source"),
     # Commands: `test_commands_of_drop_ins` runs them.
-    "ephemeral_port_reserve.main",
+    *("ephemeral_port_reserve.main", "port_for.cmd.main"),
 }
 
 
@@ -62,8 +62,8 @@ def public_calls() -> set[str]:
         dict(names_of(ephemport)) | dict(names_of(compat)) | {"PortMap": type(ephemport.port_map)}
     )
     found = {call for name, one in named.items() for call in calls_of(name, one)}
-    for module in pkgutil.iter_modules(dropin.__path__, f"{dropin.__name__}."):
-        short = module.name.rpartition(".")[2]
+    for module in pkgutil.walk_packages(dropin.__path__, f"{dropin.__name__}."):
+        short = module.name.removeprefix(f"{dropin.__name__}.")
         if short[0] != "_":
             for name, one in names_of(importlib.import_module(module.name)):
                 if getattr(one, "__module__", None) == module.name and not is_fixture(one):

@@ -40,6 +40,12 @@ class Portserver:
             raise EphemportError(
                 "mode 'portserver' needs portpicker's client: pip install 'ephemport[portserver]'"
             ) from None
+        if portpicker.__name__ != "portpicker":
+            raise EphemportError(
+                "mode 'portserver' needs portpicker's own client, but a drop-in stands in its "
+                "place (--ephemport-dropin, ini ephemport_dropin). The drop-in asks the portserver "
+                "too: use mode 'ephemeral', or leave portpicker out there"
+            )
         self.address = chosen
         self._ask = portpicker.get_port_from_port_server
         # A portserver takes ports back only when the process that asked for them ends.

@@ -1,29 +1,36 @@
-"""`import ephemport.dropin.port_for as port_for`: its functions for choosing a port, held.
-
-Its ports are chosen as port-for chooses them: at random, outside the ephemeral port range. Then
-they are held until the process ends. The well-known ports are read from this machine's
-/etc/services; port-for has a copy of IANA's list.
-"""
+"""port-for's functions for choosing a port, held until the process ends."""
 
 import random
 from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from socket import SOCK_STREAM
+from socket import AF_INET, AF_INET6, SOCK_STREAM
 from typing import Any
 
 from ephemport._arguments import PORTS, at_most
 from ephemport._errors import EphemportError
 from ephemport._kernel.port_range import ephemeral_range
 from ephemport.dropin import _kept
+from ephemport.dropin.port_for.exceptions import PortForException
+from ephemport.dropin.port_for.utils import ranges_to_set, to_ranges
 
 SYSTEM_PORT_RANGE = (0, 1024)
 _TRIES = 100
 
 
-class PortForException(Exception):
-    """No port can be selected, or `ports` has an unknown format."""
+PortType = (
+    str
+    | int
+    | tuple[int, int]
+    | set[int]
+    | list[str]
+    | list[int]
+    | list[tuple[int, int]]
+    | list[set[int]]
+    | list[set[int] | tuple[int, int]]
+    | list[str | int | tuple[int, int] | set[int]]
+)
 
 
 def get_port(ports: Any = None, exclude_ports: Iterable[int] | None = None) -> int | None:
@@ -63,7 +70,7 @@ def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | 
     """Reserve a random port that nobody uses, held until the process ends.
 
     Args:
-        ports: The ports to choose from. None takes `available_ports()`.
+        ports: The ports to choose from. None takes `available_good_ports()`.
         exclude_ports: Ports that are never returned, an iterable of ints.
 
     Returns:
@@ -73,7 +80,7 @@ def select_random(ports: set[int] | None = None, exclude_ports: Iterable[int] | 
         PortForException: There is no port to choose from, or 100 random ones are all taken.
         ValueError: `ports` or `exclude_ports` has more than 65,536 items.
     """
-    wanted = available_ports() if ports is None else set(at_most(ports, PORTS, "ports"))
+    wanted = available_good_ports() if ports is None else set(at_most(ports, PORTS, "ports"))
     candidates = wanted - set(at_most(exclude_ports or (), PORTS, "exclude_ports"))
     tries = random.sample(sorted(candidates), min(len(candidates), _TRIES))
     if not tries:
@@ -117,6 +124,86 @@ def available_ports(
     ranges = at_most(exclude_ranges or (), PORTS, "exclude_ranges")
     excluded = chain.from_iterable(map(_ports, ranges))
     return set(beyond).difference(assigned, _well_known(), excluded)
+
+
+def good_port_ranges(
+    ports: set[int] | None = None, min_range_len: int = 20, border: int = 3
+) -> list[tuple[int, int]]:
+    """The long ranges of ports, without their borders; the longest comes first.
+
+    Args:
+        ports: The ports to choose from. None takes `available_ports()`.
+        min_range_len: How many ports a range has at least, without its borders, an int.
+        border: How many ports are left out at each end of a range, an int.
+
+    Returns:
+        Pairs of the first and the last port of a range.
+
+    Raises:
+        ValueError: `ports` has more than 65,536 items.
+    """
+    wanted = available_ports() if ports is None else set(at_most(ports, PORTS, "ports"))
+    ranges = [
+        (last - first, first, last)
+        for first, last in to_ranges(sorted(wanted))
+        if last - first >= min_range_len + 2 * border
+    ]
+    return [(first + border, last - border) for _, first, last in sorted(ranges, reverse=True)]
+
+
+def available_good_ports(min_range_len: int = 20, border: int = 3) -> set[int]:
+    """The ports of `good_port_ranges()`.
+
+    Args:
+        min_range_len: As for `good_port_ranges()`.
+        border: As for `good_port_ranges()`.
+
+    Returns:
+        The ports.
+    """
+    return ranges_to_set(good_port_ranges(min_range_len=min_range_len, border=border))
+
+
+def port_is_used(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether another program uses the port.
+
+    Args:
+        port: The port, an int.
+        host: An address, a string. Every address of its family is tried.
+
+    Returns:
+        Whether it is used. A port that only this process holds counts as unused.
+
+    Raises:
+        TypeError: `port` is not an int.
+        ValueError: `port` is no port.
+    """
+    return not _kept.is_free(port, SOCK_STREAM, (AF_INET6 if ":" in host else AF_INET,))
+
+
+def filter_by_type(lst: Iterable[Any], type_of: type | tuple[type, ...]) -> list[Any]:
+    """The items of a type.
+
+    Args:
+        lst: An iterable.
+        type_of: A type, or a tuple of types.
+
+    Returns:
+        The items of `lst` that are of the type.
+
+    Raises:
+        ValueError: `lst` has more than 65,536 items.
+    """
+    return [one for one in at_most(lst, PORTS, "lst") if isinstance(one, type_of)]
+
+
+def unassigned_ranges() -> list[tuple[int, int]]:
+    """The ranges without a well-known port.
+
+    Returns:
+        Pairs of the first and the last port of a range.
+    """
+    return list(to_ranges(sorted(set(range(1, PORTS)) - _well_known())))
 
 
 @cache
