@@ -136,16 +136,17 @@ def test_every_drop_in(suite: Suite) -> None:
 
 def test_a_run_inside_another_takes_the_names_away_again(suite: Suite) -> None:
     suite.write(
+        "import port_for\ndef test_it(): assert 'ephemport' in port_for.__file__", "inner.py"
+    )
+    suite.write(
         """
         import sys
-        pytest_plugins = ["pytester"]
+        import pytest
 
-        def test_it(pytester):
-            inner = "import port_for\\ndef test_it(): assert 'ephemport' in port_for.__file__"
-            pytester.makepyfile(test_inner=inner)
-            result = pytester.inline_run("-p", "ephemport", "--ephemport-dropin=port_for")
-            result.assertoutcome(passed=1)
-            assert "port_for" not in sys.modules
+        def test_it():
+            options = ["-p", "ephemport", "--ephemport-dropin=port_for"]
+            assert pytest.main([*options, "inner.py"]) == 0
+            assert [name for name in sys.modules if name.startswith("port_for")] == []
             import port_for
             assert "ephemport" not in port_for.__file__
         """
