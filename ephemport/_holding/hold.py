@@ -101,16 +101,7 @@ class Hold:
     left: tuple[int, ...]
     sealed: bool
 
-    __slots__ = (
-        "__weakref__",
-        "_end",
-        "forks",
-        "lease",
-        "left",
-        "parts",
-        "port",
-        "sealed",
-    )
+    __slots__ = ("__weakref__", "_end", "forks", "lease", "left", "parts", "port", "sealed")
 
     def __init__(self) -> None:
         # TCP before UDP; none after the port was let go.
