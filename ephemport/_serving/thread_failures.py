@@ -22,7 +22,7 @@ def keep_failure(thread: threading.Thread) -> Callable[[], None]:
     """Keep the exception of this thread from now on. Returns what forgets it and keeps none.
 
     threading.excepthook is one for all threads, and others replace it. Each thread has the function
-    that calls it (`_invoke_excepthook`, Python 3.8 to 3.14). Without that nothing is kept.
+    that calls it (`_invoke_excepthook`, Python 3.8 to 3.15). Without that nothing is kept.
     """
     invoke = getattr(thread, "_invoke_excepthook", None)
     if invoke is None:
