@@ -97,11 +97,14 @@ class Hold:
     """One port and the sockets that keep it. `close()` ends it, and so does a fork in the child."""
 
     # Not set in every hold. left: the kinds of the sockets that a fork left to the parent. sealed:
-    # handoff="fd", which lets in no server.
+    # handoff="fd", which lets in no server. for_tests: a test asked for the port.
     left: tuple[int, ...]
     sealed: bool
+    for_tests: bool
 
-    __slots__ = ("__weakref__", "_end", "forks", "lease", "left", "parts", "port", "sealed")
+    __slots__ = (
+        "__weakref__", "_end", "for_tests", "forks", "lease", "left", "parts", "port", "sealed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # TCP before UDP; none after the port was let go.

@@ -22,7 +22,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from weakref import WeakSet
 
 from ephemport._holding.end import How
 from ephemport._holding.hold import Hold
@@ -44,8 +43,8 @@ _ABSENT = object()
 
 # One for each `assisted()` block that runs now.
 _blocks: set[object] = set()
-# The holds of ports that tests asked for: fixtures, port_map and ephemport.compat.
-_of_tests: "WeakSet[Hold]" = WeakSet()
+# Whether a test asked for a port: by a fixture, port_map or ephemport.compat.
+_tests_have_ports = False
 
 
 @contextmanager
@@ -87,7 +86,11 @@ def _end_block(block: object) -> None:
 
 def offer(holds: Iterable[Hold]) -> None:
     """Let servers of this process bind these ports of tests, if the pytest run wants that."""
-    _of_tests.update(holds)
+    global _tests_have_ports
+    for hold in holds:
+        # Not a set of weak references: its callbacks would swallow what a signal handler raises.
+        hold.for_tests = True
+        _tests_have_ports = True
     if own_tests.chosen():
         _settle()
 
@@ -101,7 +104,7 @@ def _settle() -> None:
     """Replace `bind` and `listen` if that is wanted, else put them back."""
     global _replaced
     with lock:
-        if _blocks or (own_tests.chosen() and len(_of_tests) > 0):
+        if _blocks or (own_tests.chosen() and _tests_have_ports):
             if not all(one.stands() for one in _replaced):
                 _end(_replaced)
                 # New ones each time: the last may still stand below other code's replacements.
@@ -228,7 +231,7 @@ def _hold_for(sock: socket.socket, address: Any) -> Hold | None:
 
 
 def _lets_in(hold: Hold, sock: socket.socket) -> bool:
-    if (not _blocks and hold not in _of_tests) or getattr(hold, "sealed", False):
+    if (not _blocks and not getattr(hold, "for_tests", False)) or getattr(hold, "sealed", False):
         return False
     if any(one.type == sock.type for one in hold.sockets):
         return True

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ephemport import PortUnavailable, Reservation, holders, reserve
+from ephemport import NoShadow, PortUnavailable, Reservation, holders, reserve
 from ephemport._kernel.port_range import ephemeral_range
 from tests.conftest import InNamespace
 from tests.core.helpers import (
@@ -266,7 +266,7 @@ WRONG: list[tuple[type[Exception], dict[str, Any]]] = [
     (TypeError, {"exclude": "8080"}),
     (TypeError, {"exclude": [1.5]}),
     (ValueError, {"exclude": [70000]}),
-    (ValueError, {"handoff": "shadow", "host": "::"}),
+    (NoShadow, {"handoff": "shadow", "host": "::"}),
 ]
 
 
