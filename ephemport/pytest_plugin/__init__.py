@@ -20,6 +20,7 @@ from ephemport.pytest_plugin.fixtures import (
     server_cluster_ports,
     server_port,
     session_reserve_port,
+    shared_server,
     test_port,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "server_cluster_ports",
     "server_port",
     "session_reserve_port",
+    "shared_server",
     "test_port",
 ]
 
@@ -107,6 +109,10 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         for_this_run.callback(_forget_default_allocator)
     config.add_cleanup(for_this_run.close)
+    if config.getoption("dist", default="no") != "no":
+        from ephemport.pytest_plugin.shared_servers import Controller
+
+        config.pluginmanager.register(Controller(config), "ephemport-shared-servers")
 
 
 @pytest.hookimpl(wrapper=True)

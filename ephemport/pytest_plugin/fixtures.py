@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, SupportsIndex
 import pytest
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
     from ephemport._allocator import NestedAllocator, PortAllocator
     from ephemport._port_map import PortMap
     from ephemport._reservation import Reservation
+    from ephemport.pytest_plugin.shared_servers import Argument, SharedServer
 
 
 @pytest.fixture
@@ -82,6 +86,49 @@ def session_reserve_port(
     """`reserve_port` for fixtures of wider scope; released when the worker's session ends."""
     with _own_allocator(request) as allocator:
         yield _factory(allocator)
+
+
+@pytest.fixture(scope="session")
+def shared_server(request: pytest.FixtureRequest) -> "Callable[..., SharedServer]":
+    """A function that starts a server once for all workers of the run, and returns where it is.
+
+    `shared_server(["redis-server", "--port", "{port}"])`: every worker gets the same SharedServer.
+    The run's end ends it. Further arguments, all by keyword: `timeout` in seconds, `assist`, `env`
+    (variables that are added), `cwd`, `name` (a second server of the same command), and those of
+    `reserve()`.
+    """
+    config = request.config
+
+    def shared_server(
+        args: "Iterable[Argument]",
+        *,
+        timeout: float = 30.0,
+        assist: bool = False,
+        env: "Mapping[str, str] | None" = None,
+        cwd: "str | os.PathLike[str] | None" = None,
+        name: str = "",
+        host: str = "127.0.0.1",
+        protocol: str = "tcp",
+        port: "SupportsIndex | Iterable[SupportsIndex] | None" = None,
+        exclude: "Iterable[SupportsIndex]" = (),
+        handoff: str = "takeover",
+    ) -> "SharedServer":
+        # Imported when a test asks for one: until then the plugin costs nearly nothing.
+        from ephemport._holding.request import Request
+        from ephemport.pytest_plugin import shared_servers
+
+        asked = Request(host, protocol, port, exclude, handoff)
+        terms = {
+            "host": host,
+            "protocol": protocol,
+            "port": asked.wanted[0] if asked.lone and asked.wanted else asked.wanted,
+            "exclude": tuple(sorted(asked.excluded)),
+            "handoff": handoff,
+        }
+        wanted = shared_servers.wanted(args, name, timeout, assist, env, cwd, terms)
+        return shared_servers.get(config, wanted)
+
+    return shared_server
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,12 @@ options: SearchStrategy[list[str]] = st.one_of(
             ["--ephemport-isolate=x"],
             ["--ephemport-isolate="],
             ["--ephemport-mode"],
+            ["--ephemport-dropin"],
+            ["--ephemport-dropin=port_for"],
+            ["--ephemport-dropin=port-for, portpicker,"],
+            ["--ephemport-dropin=x"],
+            ["-o", "ephemport_dropin=ephemeral_port_reserve"],
+            ["-o", "ephemport_dropin=,x"],
             ["-n2"],
             ["-n0"],
         ]
