@@ -1,5 +1,7 @@
 """Servers inside the test process that set no option get the ports of tests, with no edit."""
 
+import importlib.util
+
 import pytest
 
 from ephemport._port_map import PortMap
@@ -170,17 +172,41 @@ def test_it(live_server):
 """
 
 
+SETTINGS = """
+SECRET_KEY = "secret"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+ROOT_URLCONF, urlpatterns = "settings", []
+STATIC_URL, MEDIA_URL = "/static/", "/media/"
+"""
+USES_THE_REAL_ONE = """
+import socket
+def test_it(live_server):
+    thread = live_server.thread
+    with socket.create_connection((thread.host, thread.port)) as client:
+        client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        while client.recv(9999):
+            pass
+"""
+
+
+# Where it is installed (the extra `servers`), the real one is tried.
+REAL = importlib.util.find_spec("pytest_django") is not None
+
+
 def test_a_live_server_on_a_named_port_comes_back_within_a_minute(suite: Suite) -> None:
-    suite.write(LIVE_SERVER, "django.py")
-    suite.write(USES_IT)
+    settings = ("DJANGO_SETTINGS_MODULE = settings",) if REAL else ()
+    plugin = () if REAL else ("-p", "django")
+    suite.write(SETTINGS if REAL else LIVE_SERVER, "settings.py" if REAL else "django.py")
+    suite.write(USES_THE_REAL_ONE if REAL else USES_IT)
     # Ports outside of the ephemeral range, which nobody is given meanwhile.
     free = PortMap()
     first, second = free[18081], free[18082]
     free.release()
+    suite.ini(*settings, filters=())
     for _ in range(2):
-        suite.run("-p", "django", f"--liveserver=127.0.0.1:{first}").passed(1)
-    suite.ini("ephemport_assist = false")
-    suite.run("-p", "django", f"--liveserver=127.0.0.1:{second}").passed(1)
-    run = suite.run("-p", "django", f"--liveserver=127.0.0.1:{second}")
+        suite.run(*plugin, f"--liveserver=127.0.0.1:{first}").passed(1)
+    suite.ini("ephemport_assist = false", *settings, filters=())
+    suite.run(*plugin, f"--liveserver=127.0.0.1:{second}").passed(1)
+    run = suite.run(*plugin, f"--liveserver=127.0.0.1:{second}")
     assert run.outcomes == {"error": 1}
     assert "No process has these connections any more" in run.output
