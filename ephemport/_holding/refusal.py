@@ -66,10 +66,9 @@ class Refusals:
             diagnosis = diagnosis_or_none(port, protocol)
         reasons = [*owners.clauses(), *self._other_clauses(locked)] or ["there are no others"]
         asked, more = _asked(first, shape, protocol, held)
-        steps = [*owners.steps(), *self._other_steps()]
+        remedy = self._glue(first, shape, held).join([*owners.steps(), *self._other_steps()])
         if first.lone:
-            steps.append("ask for other ports")
-        remedy = ", or ".join(steps)
+            remedy = ", or ".join(filter(None, (remedy, "ask for other ports")))
         return PortUnavailable(
             f"{asked}{'; '.join(reasons)}. {remedy[:1].upper()}{remedy[1:]}"
             f"{'. ' if remedy and more else ''}{more}",
@@ -77,6 +76,14 @@ class Refusals:
             protocol=protocol,
             diagnosis=diagnosis,
         )
+
+    def _glue(self, first: "Request", shape: Shape, held: int) -> str:
+        """Whether one of the steps is enough, or all of them are needed."""
+        if shape.offsets is not None:
+            return " and " if first.lone else ", or "
+        excluded = sum(why == EXCLUDED for why in self._reasons.values())
+        others = len(self._reasons) - excluded
+        return ", or " if min(excluded, others) >= shape.length - held else " and "
 
     def _lone(self, port: int, protocol: str) -> PortUnavailable:
         why = self._reasons[port]

@@ -93,6 +93,13 @@ def _one_of_several() -> None:
         assert f"(both): 1 of them is free; 8080: pid {one} (" in text
         text = str(refused(reserve_many, 3, port=[8081, 8082]))
         assert "2 of them are free; there are no others. End port= in 0" in text
+        # One of the steps is enough, or both are needed.
+        text = str(refused(reserve_many, 2, port=[8080, 8081, 8090], exclude=[8090]))
+        assert "End that process, or exclude fewer ports" in text
+        text = str(refused(reserve_many, 3, port=[8080, 8081, 8090], exclude=[8090]))
+        assert "End that process and exclude fewer ports" in text
+        text = str(refused(reserve_many, 2, contiguous=True, port=8080, exclude=[8081]))
+        assert "End that process and exclude fewer ports, or ask for other ports" in text
 
 
 def test_many_are_counted(in_namespace: InNamespace) -> None:
