@@ -218,7 +218,9 @@ class _InShape:
         except PortsExhausted:
             return None
         picked.close()
-        return bisect_left(ports, picked.port)
+        begin = bisect_left(ports, picked.port)
+        # Behind the last one that can be the first: not always the same place, for all processes.
+        return begin if begin < len(ports) else picked.port % max(len(ports), 1)
 
     def _is_plain_row(self) -> bool:
         protocols = {request.protocol for request in self._requests}

@@ -142,6 +142,20 @@ def _no_first() -> None:
         assert group.ports == [advised, advised + 30000]
 
 
+def test_the_places_are_spread(in_namespace: InNamespace) -> None:
+    in_namespace(_spread, ports=(32768, 60999))
+
+
+def _spread() -> None:
+    # Most ports of the range cannot be the first: what the system picks says little.
+    firsts = []
+    for _ in range(40):
+        with reserve_many(offsets=[0, 30000]) as group:
+            firsts.append(group.ports[0])
+    assert len(set(firsts)) > 10
+    assert max(firsts) <= 35535
+
+
 def test_exclusions_are_about_every_port(in_namespace: InNamespace) -> None:
     in_namespace(_exclusions)
 
