@@ -8,7 +8,8 @@ from ephemport import _spelling
 from ephemport._arguments import PORTS
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.hold import TAKEN, Hold
-from ephemport._holding.refusal import EXCLUDED, Refusals, exhausted
+from ephemport._holding.preference import EXCLUDED, Refusals
+from ephemport._holding.refusal import exhausted
 from ephemport._holding.request import ANY, Request
 from ephemport._holding.shape import Shape
 from ephemport._holding.sources import Source

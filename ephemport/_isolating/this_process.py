@@ -73,9 +73,12 @@ def _threads() -> str | None:
 
 def _holds() -> str | None:
     """Why held ports are in the way; None if there are none."""
-    live = sys.modules.get("ephemport._holding.live")
+    if "ephemport._holding.hold" not in sys.modules:
+        return None
+    from ephemport._holding.held import held_now
+
     moving = {hold for mover in movers for hold in mover.holds()}
-    holds = [] if live is None else [hold for hold in live.held_now() if hold not in moving]
+    holds = [hold for hold in held_now() if hold not in moving]
     ports = sorted({hold.port for hold in holds})
     if not ports:
         return None

@@ -20,11 +20,10 @@ from ephemport._kernel.sockets import (
 )
 from ephemport._looking.listeners import owner_in_words, place
 from ephemport._looking.recognition import HoldKind, Recognized, Recognizer, is_udp_hold
-from ephemport._looking.time_wait import CLOSING, TIME_WAIT
 from ephemport._looking.trial import Trials, in_words, try_binds
 
 LISTENS, RECEIVES, HOLDS = "listens", "receives", "holds"
-CONNECTED = "connected"
+CONNECTED, CLOSING, TIME_WAIT = "connected", "closing", "TIME_WAIT"
 
 # How often to look when a port cannot be bound and nobody is seen to have it: a process that had it
 # only for a moment is then gone.

@@ -6,25 +6,20 @@ if the one before it had set the option as well. Otherwise no server gets it on 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ephemport import _spelling
+from ephemport._looking.diagnosis import CLOSING, TIME_WAIT, Found
 from ephemport._looking.trial import try_binds
-
-if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Found
-
-TIME_WAIT, CLOSING = "TIME_WAIT", "closing"
 
 _LEFT = "No process has these connections any more"
 
 
-def is_left_over(found: "Sequence[Found]") -> bool:
+def is_left_over(found: Sequence[Found]) -> bool:
     """Whether only connections have the port that no process has open."""
     return bool(found) and all(one.state in (TIME_WAIT, CLOSING) for one in found)
 
 
-def is_left_over_beside_holds(found: "Sequence[Found]") -> bool:
+def is_left_over_beside_holds(found: Sequence[Found]) -> bool:
     """Whether nothing but ephemport's holds and such connections has the port."""
     return is_left_over([one for one in found if not one.ephemport])
 

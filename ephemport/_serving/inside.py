@@ -24,8 +24,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from ephemport._holding.end import How
+from ephemport._holding.held import holds_of
 from ephemport._holding.hold import Hold
-from ephemport._holding.live import holds_of
 from ephemport._kernel.fork import lock
 from ephemport._serving import own_tests
 

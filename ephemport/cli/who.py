@@ -8,9 +8,16 @@ import socket
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ephemport._looking.diagnosis import CONNECTED, HOLDS, Diagnosis, Found, diagnose
+from ephemport._looking.diagnosis import (
+    CLOSING,
+    CONNECTED,
+    HOLDS,
+    TIME_WAIT,
+    Diagnosis,
+    Found,
+    diagnose,
+)
 from ephemport._looking.listeners import place, unknown_owner
-from ephemport._looking.time_wait import CLOSING, TIME_WAIT
 from ephemport.cli.tables import (
     Cell,
     Line,

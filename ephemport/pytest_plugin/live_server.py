@@ -20,7 +20,7 @@ def pytest_fixture_setup(
 ) -> Generator[None, object, object]:
     """Hold the port before the live server binds it, until the server has ended."""
     if fixturedef.argname == _FIXTURE and (port := _named_port(request.config)) is not None:
-        from ephemport._holding.live import holds_of
+        from ephemport._holding.held import holds_of
         from ephemport._reservation import reserve
         from ephemport._serving.inside import offer
 
