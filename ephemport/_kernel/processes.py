@@ -219,15 +219,18 @@ def environment(pid: int, names: Collection[str]) -> dict[str, str]:
 def was_told(pid: int, word: str) -> bool:
     """Whether `word` stands in the arguments or the environment that `pid` was started with.
 
-    It stands alone there: no letter and no digit is beside it.
+    It stands alone there: no letter and no digit is beside it. A process that runs and shows no
+    arguments was told: in the middle of exec() the kernel has none to show, and Popen() returns
+    while that goes on.
     """
     alone = re.compile(rb"(?<![0-9A-Za-z])" + re.escape(word.encode()) + rb"(?![0-9A-Za-z])")
     for name in ("cmdline", "environ"):
         try:
-            if alone.search(_read(f"/proc/{pid}/{name}")):
-                return True
+            text = _read(f"/proc/{pid}/{name}")
         except OSError:
-            pass
+            continue
+        if alone.search(text) or (name == "cmdline" and not text and is_running(pid)):
+            return True
     return False
 
 

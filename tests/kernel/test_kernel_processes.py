@@ -21,6 +21,7 @@ from ephemport._kernel.processes import (
     owners,
     thread_group,
     user_of,
+    was_told,
 )
 
 NOBODY = 65534
@@ -218,3 +219,15 @@ def test_thread_group() -> None:
     finally:
         done.set()
         thread.join()
+
+
+def test_a_process_that_has_just_been_started_was_told() -> None:
+    """Popen() may return before the kernel shows the arguments: often, on a busy machine."""
+    for _ in range(200):
+        with subprocess.Popen(["sleep", "43210"]) as process:
+            try:
+                told = was_told(process.pid, "43210")
+            finally:
+                process.kill()
+        assert told
+        assert not was_told(process.pid, "43210")

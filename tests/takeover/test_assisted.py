@@ -7,6 +7,7 @@ import socketserver
 import threading
 import unittest.mock
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,11 +46,28 @@ def nothing_is_left() -> Iterator[None]:
     """Nothing stays replaced, and the run of these tests does not assist them itself."""
     wanted = own_tests.choose(False)
     inside.follow_choice()
-    assert not is_replaced()
-    yield
-    assert not is_replaced()
+    with without_drop_ins():
+        assert not is_replaced()
+        yield
+        assert not is_replaced()
     own_tests.choose(wanted)
     inside.follow_choice()
+
+
+@contextmanager
+def without_drop_ins() -> Iterator[None]:
+    """Their tests run in this process as well, and to import one replaces both methods for good."""
+    methods = {name: vars(socket.socket).get(name) for name in ("bind", "listen")}
+    theirs = {
+        name: method
+        for name, method in methods.items()
+        if getattr(method, "__module__", "").startswith("ephemport.dropin.")
+    }
+    for name in theirs:
+        delattr(socket.socket, name)
+    yield
+    for name, method in theirs.items():
+        setattr(socket.socket, name, method)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "0.0.0.0", "localhost"])
