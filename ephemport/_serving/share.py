@@ -375,8 +375,10 @@ class _Server:
             return
         with suppress(OSError):
             hold.hand_on(visitor.pid)
-        self._dismiss(visitor)
+        self._visitors.remove(visitor)
         self._end(offer, f"it was adopted by pid {visitor.pid} meanwhile")
+        # Last: adopt() returns when this hangs up, and the token is used up by then.
+        visitor.close()
 
     def _dismiss(self, visitor: _Visitor, reason: str | None = None) -> None:
         self._visitors.remove(visitor)

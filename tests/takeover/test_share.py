@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from ephemport import EphemportError, ReservationReleased, adopt, holders, reserve
+from ephemport._serving import share
 from tests.conftest import ROOT, InNamespace, run_python
 from tests.core.helpers import become_nobody, in_child, may_bind
 
@@ -106,6 +107,25 @@ def test_a_token_works_once() -> None:
             assert adopted.port == r.port
             with pytest.raises(EphemportError, match="works once"):
                 adopt(token)
+
+
+def test_a_token_is_used_up_when_adopt_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real_end, real_close = share.Offer.end, share._Visitor.close
+
+    def end(offer: share.Offer, reason: str) -> None:
+        real_end(offer, reason)
+        seen.append("ended")
+
+    def close(visitor: share._Visitor) -> None:
+        seen.append("hung up")
+        real_close(visitor)
+
+    monkeypatch.setattr(share.Offer, "end", end)
+    monkeypatch.setattr(share._Visitor, "close", close)
+    with reserve() as r:
+        adopt(r.share()).release()
+    assert seen == ["ended", "hung up"]
 
 
 def test_a_wrong_token_is_refused_and_the_right_one_still_works() -> None:
