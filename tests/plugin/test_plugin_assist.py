@@ -4,6 +4,8 @@ import importlib.util
 
 import pytest
 
+from ephemport import diagnose
+from ephemport._looking.time_wait import is_left_over
 from ephemport._port_map import PortMap
 from tests.plugin.conftest import Suite
 
@@ -206,7 +208,11 @@ def test_a_live_server_on_a_named_port_comes_back_within_a_minute(suite: Suite) 
     for _ in range(2):
         suite.run(*plugin, f"--liveserver=127.0.0.1:{first}").passed(1)
     suite.ini("ephemport_assist = false", *settings, filters=())
-    suite.run(*plugin, f"--liveserver=127.0.0.1:{second}").passed(1)
+    for _ in range(5):
+        suite.run(*plugin, f"--liveserver=127.0.0.1:{second}").passed(1)
+        # Once in some hundred runs the kernel keeps nothing of the connection.
+        if is_left_over(diagnose(second).found):
+            break
     run = suite.run(*plugin, f"--liveserver=127.0.0.1:{second}")
     assert run.outcomes == {"error": 1}
     assert "No process has these connections any more" in run.output
