@@ -210,7 +210,7 @@ def test_a_live_server_on_a_named_port_comes_back_within_a_minute(suite: Suite) 
     suite.ini("ephemport_assist = false", *settings, filters=())
     for _ in range(5):
         suite.run(*plugin, f"--liveserver=127.0.0.1:{second}").passed(1)
-        # Once in some hundred runs the kernel keeps nothing of the connection.
+        # Seen once: the kernel had kept nothing of the connection.
         if is_left_over(diagnose(second).found):
             break
     run = suite.run(*plugin, f"--liveserver=127.0.0.1:{second}")
