@@ -1,7 +1,8 @@
 """Descriptors that this process keeps for long, and that other code may close meanwhile."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 class Descriptor:
@@ -27,6 +28,16 @@ class Descriptor:
             self._what = None
             with suppress(OSError):
                 os.close(self.number)
+
+
+@contextmanager
+def short_path(folder: str, name: str) -> Iterator[str]:
+    """Yield a path of a Unix socket that fits into 108 bytes (sockaddr_un), for any folder."""
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def _what(number: int) -> tuple[int, int, str] | None:

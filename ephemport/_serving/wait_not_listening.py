@@ -1,7 +1,6 @@
 """Wait until nobody listens on a port any more: the counterpart of `wait_listening()`."""
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self, SupportsIndex
 
@@ -16,6 +15,7 @@ from ephemport._serving.destination import destination_of
 from ephemport._serving.event_loop import async_sleep, running_loop
 from ephemport._serving.failed_wait import in_vain
 from ephemport._serving.pace import Pace
+from ephemport._serving.wait import Wanted
 
 _END = (
     "End that process, or wait longer (timeout=). A server that is started with "
@@ -74,9 +74,6 @@ async def wait_not_listening_async(
         StillListening, EphemportError: These and all others as `wait_not_listening()`.
     """
     await wait_until_gone_async([(port, process)], timeout)
-
-
-Wanted = Sequence[tuple[SupportsIndex, ServerLike | None]]
 
 
 def wait_until_gone(wanted: Wanted, timeout: float) -> None:

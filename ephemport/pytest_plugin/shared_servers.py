@@ -16,8 +16,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
@@ -27,6 +27,7 @@ import pytest
 from ephemport._arguments import seconds, shown, text, whole
 from ephemport._errors import EphemportError, ServerExited
 from ephemport._holding.host import make_url
+from ephemport._kernel.descriptors import short_path
 
 if TYPE_CHECKING:
     from ephemport._reservation import Reservation
@@ -120,7 +121,7 @@ class SharedServers:
     def listen(self) -> None:
         """Answer workers from now on."""
         self._listener = socket.socket(socket.AF_UNIX)
-        with _short(self.folder) as path:
+        with short_path(self.folder, _SOCKET) as path:
             self._listener.bind(path)
         self._listener.listen()
         Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -324,7 +325,7 @@ def _is_isolated(workerinput: dict[str, Any]) -> bool:
 def _ask(folder: str, wanted: Wanted) -> SharedServer:
     with socket.socket(socket.AF_UNIX) as asking:
         try:
-            with _short(folder) as path:
+            with short_path(folder, _SOCKET) as path:
                 asking.connect(path)
             asking.sendall(_pickled(wanted))
             asking.shutdown(socket.SHUT_WR)
@@ -347,13 +348,3 @@ def _pickled(value: object) -> bytes:
     except Exception:
         # An error with something in it that cannot leave its process.
         return pickle.dumps(EphemportError(f"{type(value).__name__}: {value}"))
-
-
-@contextmanager
-def _short(folder: str) -> Iterator[str]:
-    """Yield a path of the socket that fits into 108 bytes (sockaddr_un), for any folder."""
-    descriptor = os.open(folder, os.O_PATH)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{_SOCKET}"
-    finally:
-        os.close(descriptor)

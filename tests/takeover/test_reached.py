@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from ephemport._kernel.sockets import SocketRecord, State
 from ephemport._looking.reach import Target, reaches, target_of
 from tests.conftest import ROOT
 from tests.core.helpers import bound
+from tests.takeover.started import started
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
 
@@ -131,21 +132,9 @@ with socket.create_server((sys.argv[2], int(sys.argv[1])), family=family):
 """
 
 
-@contextmanager
-def server(port: int, *addresses: str) -> "Iterator[subprocess.Popen[str]]":
+def server(port: int, *addresses: str) -> "AbstractContextManager[subprocess.Popen[str]]":
     """Listens on the first address, and after a line of input on the second one too."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LISTENS, str(port), *addresses],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
-            yield process
-        finally:
-            process.kill()
+    return started(LISTENS, str(port), *addresses)
 
 
 def test_the_right_process_on_another_address_is_waited_on() -> None:

@@ -4,8 +4,7 @@ import itertools
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -20,6 +19,7 @@ from ephemport import (
 )
 from tests.conftest import ROOT
 from tests.core.helpers import bound
+from tests.takeover.started import started
 
 # Serves its name to every client, until its input ends.
 SERVER = """
@@ -41,22 +41,10 @@ sys.stdin.read()
 """
 
 
-@contextmanager
 def serving(
     name: str, port: int, address: str = "127.0.0.1", *options: str
-) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, name, address, str(port), *(options or ("SO_REUSEPORT",))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
-            yield process
-        finally:
-            process.kill()
+) -> "AbstractContextManager[subprocess.Popen[str]]":
+    return started(SERVER, name, address, str(port), *(options or ("SO_REUSEPORT",)))
 
 
 def answers(address: tuple[str, int], clients: int = 64) -> set[str]:

@@ -2,13 +2,11 @@
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -22,6 +20,7 @@ from ephemport import (
     wait_not_listening_async,
 )
 from tests.core.helpers import bound, eventually
+from tests.takeover.started import started
 
 # Longer than any test.
 LONG = 600
@@ -39,22 +38,8 @@ subprocess.run([sys.executable, "-c", {LISTENS!r}, sys.argv[1]])
 """
 
 
-@contextmanager
-def server(source: str, port: int) -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(
-        [sys.executable, "-c", source, str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+def server(source: str, port: int) -> "AbstractContextManager[subprocess.Popen[str]]":
+    return started(source, str(port))
 
 
 def test_it_returns_when_nobody_listens() -> None:

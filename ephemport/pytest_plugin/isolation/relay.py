@@ -6,12 +6,13 @@ path belongs to no network. Through it the controller passes a connection that i
 of the worker copies between that connection and the plugin's own.
 """
 
-import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from threading import Thread
 from typing import Any
+
+from ephemport._kernel.descriptors import short_path
 
 _HOST = "127.0.0.1"
 # The keys of `workerinput` under which plugins name the controller's port.
@@ -24,7 +25,7 @@ def offer(folder: str) -> socket.socket:
     Ends when the returned socket is shut down.
     """
     listener = socket.socket(socket.AF_UNIX)
-    with _short(folder) as path:
+    with short_path(folder, "relay") as path:
         listener.bind(path)
     listener.listen()
     Thread(target=_pass_connections, args=(listener,), daemon=True).start()
@@ -56,7 +57,7 @@ def _relay(listener: socket.socket, folder: str, port: int) -> None:
     while True:
         inside, _ = listener.accept()
         with socket.socket(socket.AF_UNIX) as asking:
-            with _short(folder) as path:
+            with short_path(folder, "relay") as path:
                 asking.connect(path)
             asking.sendall(str(port).encode())
             descriptors = socket.recv_fds(asking, 1, 1)[1]
@@ -66,16 +67,6 @@ def _relay(listener: socket.socket, folder: str, port: int) -> None:
         outside = socket.socket(fileno=descriptors[0])
         for ends in ((inside, outside), (outside, inside)):
             Thread(target=_copy, args=ends, daemon=True).start()
-
-
-@contextmanager
-def _short(folder: str) -> Iterator[str]:
-    """Yield a path of the socket that fits into 108 bytes (sockaddr_un), for any folder."""
-    descriptor = os.open(folder, os.O_PATH)
-    try:
-        yield f"/proc/self/fd/{descriptor}/relay"
-    finally:
-        os.close(descriptor)
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:
