@@ -12,7 +12,7 @@ from typing import TypeVar
 from benchmarks.cells import CellFailed, Row, can_have_networks, run_cell
 from benchmarks.collide import RANGES
 from benchmarks.record import Progress, describe_environment
-from benchmarks.soak.books import MEMORY_ALLOWANCE
+from benchmarks.soak.books import BLOCKS_ALLOWANCE, MEMORY_ALLOWANCE
 from benchmarks.soak.ledger import Promise
 from benchmarks.soak.network import cell, share_of
 
@@ -122,13 +122,19 @@ def _flatness(ends: Sequence[Row]) -> list[str]:
     if ends:
         before, after = zip(*(end["descriptors"] for end in ends), strict=True)
         lines.append(f"descriptors of the workers: {before} at first, {after} at the end")
-    medians = [end["memory"] for end in ends if end["memory"]]
-    if medians:
-        grown = ", ".join(f"{(last - first) / _MIB:+.2f}" for first, last in medians)
-        lines.append(
-            f"memory of the workers: {grown} MiB from the first to the last quarter (medians; "
-            f"allowed are {MEMORY_ALLOWANCE / _MIB:.0f})"
-        )
+    for what, unit, size, allowed in (
+        ("blocks", "Python objects", 1, BLOCKS_ALLOWANCE),
+        ("memory", "MiB of memory", _MIB, MEMORY_ALLOWANCE),
+    ):
+        if grown := [
+            f"{(end[what][1] - end[what][0]) / size:+,.{2 * (size > 1)}f}"
+            for end in ends
+            if end[what]
+        ]:
+            lines.append(
+                f"{unit} of the workers: {', '.join(grown)} from the first to the last quarter "
+                f"(medians; allowed are {allowed // size:,})"
+            )
     return lines
 
 

@@ -1,10 +1,13 @@
 """What one worker of the soak has, and whether that is all it has."""
 
 import errno
+import gc
 import random
 import socket
+import sys
 import time
 import traceback
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,11 +39,15 @@ TERMS: tuple[dict[str, Any], ...] = (
     {"handoff": "fd"},
     {"handoff": "fd", "protocol": "both"},
 )
-# The medians of the first and the last quarter of a worker's life may be so far apart, in bytes.
-# What one start leaves behind is seen from some 10 bytes on in a run of 1,000,000.
-MEMORY_ALLOWANCE = 2 * 1024 * 1024
+# The medians of the first and the last quarter of a worker's life may be so far apart: in objects of
+# Python, which are counted, and in bytes. What was freed stays with the process in arenas of 1 MiB,
+# and a list of all closed connections, which some errors need, fills two for a moment.
+BLOCKS_ALLOWANCE = 1000
+MEMORY_ALLOWANCE = 4 * 1024 * 1024
 # Below so many samples a quarter is the start of the interpreter, not its life.
 _FEWEST_SAMPLES = 16
+# Seconds between two samples: each collects garbage first, which takes some milliseconds.
+_BETWEEN_SAMPLES = 0.2
 # By then it is clear that something is broken, and ports that leaked begin to run out.
 _MOST_FAULTS = 10
 
@@ -99,7 +106,9 @@ class Books:
         self._report = report
         self._faults = 0
         self._leaked: set[int] = set()
-        self._memory: list[int] = []
+        # Arrays, so that the samples themselves are no objects.
+        self._blocks, self._memory = array("q"), array("q")
+        self._next_sample = 0.0
         self._at_first = self._others = count_descriptors()
 
     def count(self, what: Count, times: int = 1) -> None:
@@ -211,7 +220,7 @@ class Books:
     def audit(self) -> None:
         """Compare every socket and the count of descriptors of this process with the books."""
         self.count(Count.AUDITS)
-        self._memory.append(private_memory())
+        self._sample()
         found = [one for one in own_sockets() if one.inode not in self._leaked]
         left = Counter(self._open())
         for one in found:
@@ -238,18 +247,32 @@ class Books:
             while self.kept:
                 self.drop(self.kept[-1])
             self.audit()
-        medians = quarters(self._memory) if len(self._memory) >= _FEWEST_SAMPLES else None
-        if medians is not None and medians[1] - medians[0] > MEMORY_ALLOWANCE:
+        return {
+            "descriptors": [self._at_first, count_descriptors()],
+            "blocks": self._flat("objects", self._blocks, BLOCKS_ALLOWANCE),
+            "memory": self._flat("bytes of memory", self._memory, MEMORY_ALLOWANCE),
+        }
+
+    def _sample(self) -> None:
+        if time.monotonic() >= self._next_sample:
+            gc.collect()
+            self._blocks.append(sys.getallocatedblocks())
+            self._memory.append(private_memory())
+            self._next_sample = time.monotonic() + _BETWEEN_SAMPLES
+
+    def _flat(self, what: str, samples: "array[int]", allowed: int) -> list[int] | None:
+        """The medians of the first and the last quarter; that they differ too much is reported."""
+        if len(samples) < _FEWEST_SAMPLES or (medians := quarters(samples)) is None:
+            return None
+        first, last = medians
+        if last - first > allowed:
             with suppress(Enough):
                 self.broken(
                     Promise.NOT_FLAT,
-                    f"memory grew from {medians[0]:,} to {medians[1]:,} bytes (medians of the "
-                    f"first and the last quarter; allowed are {MEMORY_ALLOWANCE:,})",
+                    f"{first:,} {what} became {last:,} (medians of the first and the last quarter; "
+                    f"allowed are {allowed:,} more)",
                 )
-        return {
-            "descriptors": [self._at_first, count_descriptors()],
-            "memory": medians and list(medians),
-        }
+        return [first, last]
 
     def _accounted_for(self) -> int:
         return self._others + len(self._leaked) + len(list(self._open()))

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import IntEnum, StrEnum, auto
 from typing import NamedTuple
@@ -129,7 +129,7 @@ def private_memory() -> int:
     return (resident - shared) * mmap.PAGESIZE
 
 
-def quarters(samples: list[int]) -> tuple[int, int] | None:
+def quarters(samples: Sequence[int]) -> tuple[int, int] | None:
     """The medians of the first and of the last quarter; None where there are too few."""
     length = len(samples) // 4
     return (_median(samples[:length]), _median(samples[-length:])) if length else None
