@@ -62,8 +62,10 @@ def run_cell(
         assert process.stdin is not None
         assert process.stdout is not None
         watchdog = threading.Timer(timeout, process.kill)
-        watchdog.start()
+        # Ctrl-C in start() leaves it running, and the interpreter must not wait for it at its end.
+        watchdog.daemon = True
         try:
+            watchdog.start()
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.close()
             for line in process.stdout:

@@ -39,9 +39,9 @@ TERMS: tuple[dict[str, Any], ...] = (
     {"handoff": "fd"},
     {"handoff": "fd", "protocol": "both"},
 )
-# The medians of the first and the last quarter of a worker's life may be so far apart: in objects of
-# Python, which are counted, and in bytes. What was freed stays with the process in arenas of 1 MiB,
-# and a list of all closed connections, which some errors need, fills two for a moment.
+# The medians of the first and the last quarter of a worker's life may be so far apart: in objects
+# of Python, which are counted, and in bytes. What was freed stays with the process in arenas of
+# 1 MiB, and a list of all closed connections, which some errors need, fills two for a moment.
 BLOCKS_ALLOWANCE = 1000
 MEMORY_ALLOWANCE = 4 * 1024 * 1024
 # Below so many samples a quarter is the start of the interpreter, not its life.
