@@ -76,8 +76,8 @@ def _pidfds_in(network: str) -> list[int]:
         if name.isdecimal() and network_of(int(name)) == network:
             try:
                 pidfd = os.pidfd_open(int(name))
-            except OSError:
-                continue
+            except (OSError, AttributeError):
+                continue  # gone; or a sandbox, or PyPy, has no pidfds: then nobody is ended
             # Asked again with the process pinned: its pid may have become another process's.
             if network_of(int(name)) == network:
                 found.append(pidfd)

@@ -26,6 +26,7 @@ __all__ = [
     "pids",
     "read_memory",
     "session_or_group",
+    "started",
     "thread_group",
     "user_of",
     "was_told",
@@ -35,6 +36,8 @@ __all__ = [
 _CONTAINER = re.compile(
     r"\b(docker|libpod|crio|cri-containerd|containerd|lxc)(?:\.payload)?[-/.:]([0-9A-Za-z][\w-]+)"
 )
+# Field 22 of proc_pid_stat(5), in what `_stat_fields` returns: without the first two.
+_START_TIME = 19
 _ENGINES = {"libpod": "podman", "crio": "cri-o", "cri-containerd": "containerd"}
 
 
@@ -182,9 +185,17 @@ def age(pid: int) -> float | None:
     fields = _stat_fields(pid)
     if fields is None:
         return None
-    # Field 22 of proc_pid_stat(5); the first two fields are not in the list.
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+    since_boot = int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot, 0.0)
+
+
+def started(pid: int) -> int | None:
+    """Return when process `pid` started, in clock ticks since boot; None where it is not shown.
+
+    Together with the pid it names one process: a later one with the same pid started later.
+    """
+    fields = _stat_fields(pid)
+    return None if fields is None else int(fields[_START_TIME])
 
 
 def container(pid: int) -> str | None:

@@ -3,7 +3,6 @@
 import argparse
 import errno
 import os
-import select
 import signal
 import sys
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import Any
 from ephemport import EphemportError, Reservation
 from ephemport._arguments import PORTS, shown
 from ephemport._holding.handoffs import HANDOFFS
+from ephemport._kernel.process_end import ProcessEnd
 from ephemport._kernel.protocols import PARTS
 from ephemport.cli import ports
 
@@ -26,6 +26,10 @@ examples:
   ephemport reserve --offsets 0,10000    P and P+10000, as a Redis Cluster node has them
   ephemport reserve --offsets 0,1 --multiple-of 2 --protocol udp     an even port and the next: RTP
 """
+
+# In seconds. With a pidfd the end of the process wakes us, without one we look for it.
+_LONGEST_SLEEP = 3600.0
+_PAUSE = 0.2
 
 
 def add_parser(commands: Any) -> None:
@@ -121,13 +125,13 @@ def _hold_for(pid: int, asked: ports.Asked) -> int:
     if pid <= 0:
         raise ValueError(f"--for takes the id of a running process, not {pid}")
     try:
-        watched = os.pidfd_open(pid)
+        watched = ProcessEnd(pid)
     except (ProcessLookupError, OverflowError):
         raise EphemportError(
             f"cannot hold for process {pid}: there is none; in a shell its own id is $$"
         ) from None
     except OSError as error:
-        # EINVAL: the id of a thread; ENOSYS: Linux before 5.3.
+        # EINVAL: the id of a thread.
         raise EphemportError(f"cannot hold for process {pid}: {error.strerror}") from None
     reader, writer = os.pipe()
     child = os.fork()
@@ -139,7 +143,7 @@ def _hold_for(pid: int, asked: ports.Asked) -> int:
         finally:
             os._exit(1)
     os.close(writer)
-    os.close(watched)
+    watched.close()
     with os.fdopen(reader, encoding="utf-8") as child_said:
         answer = child_said.read()
     if not answer.startswith("held\n"):
@@ -156,14 +160,23 @@ def _hold_for(pid: int, asked: ports.Asked) -> int:
 
 def _close_what_is_inherited(*kept: int) -> None:
     """Close inherited descriptors: a process that waits for the end of a pipe would wait for us."""
-    limits = (2, *sorted(kept), os.sysconf("SC_OPEN_MAX"))
+    limits = (2, *sorted(kept), _last_descriptor() + 1)
     for below, above in pairwise(limits):
         os.closerange(below + 1, above)
 
 
-def _hold_until_end(watched: int, writer: int, asked: ports.Asked) -> None:
+def _last_descriptor() -> int:
+    # In containers the limit may be a billion. Where close_range(2) is refused as well, Python
+    # closes one by one.
+    try:
+        return max(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        return int(os.sysconf("SC_OPEN_MAX"))
+
+
+def _hold_until_end(watched: ProcessEnd, writer: int, asked: ports.Asked) -> None:
     os.setsid()
-    _close_what_is_inherited(watched, writer)
+    _close_what_is_inherited(*watched.descriptors, writer)
     try:
         reservations = asked.reserve()
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)
@@ -176,8 +189,8 @@ def _hold_until_end(watched: int, writer: int, asked: ports.Asked) -> None:
     os.write(writer, answer.encode())
     os.close(writer)
     if reservations:
-        # A pidfd is readable when its process has ended (man 2 pidfd_open).
-        select.select([watched], [], [])
+        while not watched.has_come:
+            watched.sleep(_LONGEST_SLEEP if watched.descriptors else _PAUSE)
         for reservation in reservations:
             reservation.release()
     os._exit(0)

@@ -1,12 +1,11 @@
 """A process is awaited, and what it started."""
 
 import os
-import select
 import time
 from typing import Protocol
 
 from ephemport._errors import EphemportError
-from ephemport._kernel.descriptors import Descriptor
+from ephemport._kernel.process_end import ProcessEnd
 from ephemport._kernel.processes import (
     command_line,
     descendants,
@@ -40,9 +39,10 @@ class Process(Anybody):
         self.pid = pid
         self._process = process
         self._left: list[int] = []
-        self._pidfd: Descriptor | None = None
+        # None: it had ended before.
+        self._end: ProcessEnd | None = None
         if _known_status(process) is None:
-            self._pidfd = _pidfd_of(pid)
+            self._end = _end_of(pid)
 
     @property
     def else_name(self) -> str:
@@ -85,12 +85,7 @@ class Process(Anybody):
 
     @property
     def _is_over(self) -> bool:
-        if self._pidfd is None:
-            return True
-        if not self._poll(0):
-            return False
-        # Other code may have closed the descriptor, which is another file by now.
-        return self._pidfd.is_open() or not is_running(self.pid)
+        return self._end is None or self._end.has_come
 
     def ending(self) -> Ending:
         status = self._status()
@@ -109,40 +104,32 @@ class Process(Anybody):
         return f"pid {self.pid} is this process"
 
     def sleep(self, seconds: float) -> None:
-        if self._pidfd is None or self._left or (self._poll(seconds) and not self._pidfd.is_open()):
+        if self._end is None or self._left:
             time.sleep(seconds)
+        else:
+            self._end.sleep(seconds)
 
     def close(self) -> None:
-        if self._pidfd is not None:
-            self._pidfd.close()
-
-    def _poll(self, seconds: float) -> bool:
-        assert self._pidfd is not None
-        poll = select.poll()
-        poll.register(self._pidfd.number, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        if self._end is not None:
+            self._end.close()
 
     def _status(self) -> int | None:
         poll = getattr(self._process, "poll", None)
         status = poll() if callable(poll) else _known_status(self._process)
         if isinstance(status, int):
             return status
-        if self._pidfd is None or not self._pidfd.is_open():
+        if self._end is None:
             return None
         try:
-            # WNOWAIT leaves the zombie to its own waiter, such as asyncio's child watcher.
-            ended = os.waitid(os.P_PIDFD, self._pidfd.number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            # Another thread may be collecting it now; meanwhile Popen.poll() returns None.
+            return self._end.status()
+        except OSError:
+            # No child, or another thread is collecting it now; meanwhile Popen.poll() returns None.
             for _ in range(_TURNS_FOR_STATUS):
                 status = poll() if callable(poll) else _known_status(self._process)
                 if isinstance(status, int) or not callable(poll):
                     return status
                 time.sleep(_TURN)
             return None
-        if ended is None:
-            return None
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def _known_status(process: object) -> int | None:
@@ -163,10 +150,10 @@ def _as_text(args: object) -> str | None:
     return None
 
 
-def _pidfd_of(pid: int) -> Descriptor | None:
-    """Return a descriptor that reports the end of the process; None if it has ended."""
+def _end_of(pid: int) -> ProcessEnd | None:
+    """Return the end of the process; None if it has come."""
     try:
-        return Descriptor(os.pidfd_open(pid))
+        return ProcessEnd(pid)
     except ProcessLookupError:
         return None
     except OSError as error:

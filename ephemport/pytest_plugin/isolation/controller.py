@@ -73,7 +73,7 @@ class IsolatedWorkers:
         node.workerinput[HOST_NETWORK] = self._network
         node.workerinput[FOLDER] = self._folder
         if not self.is_shared(node):
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):
                 pid = node.gateway._rinfo().pid
                 # The worker reports this pid: if it is in a container, another process may have
                 # that pid here.

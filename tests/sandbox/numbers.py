@@ -1,0 +1,31 @@
+"""The numbers of system calls on x86-64 and arm64 (asm/unistd_64.h, asm-generic/unistd.h)."""
+
+NUMBERS: dict[str, tuple[int, int | None]] = {
+    "accept4": (288, 242), "access": (21, None), "bind": (49, 200), "capget": (125, 90),
+    "chdir": (80, 49), "clock_nanosleep": (230, 115), "clone": (56, 220), "clone3": (435, 435),
+    "close_range": (436, 436), "connect": (42, 203), "dup": (32, 23), "dup2": (33, None),
+    "dup3": (292, 24), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "epoll_pwait": (281, 22), "epoll_wait": (232, None), "eventfd2": (290, 19),
+    "execve": (59, 221), "faccessat2": (439, 439), "fchmod": (91, 52), "fcntl": (72, 25),
+    "flock": (73, 32), "getcwd": (79, 17), "getdents64": (217, 61), "getegid": (108, 177),
+    "geteuid": (107, 175), "getgid": (104, 176), "getpeername": (52, 205),
+    "getpgrp": (111, None), "getpid": (39, 172), "getppid": (110, 173), "getrandom": (318, 278),
+    "getsockname": (51, 204), "getsockopt": (55, 209), "getuid": (102, 174),
+    "inotify_init1": (294, 26), "io_uring_setup": (425, 425), "kcmp": (312, 272),
+    "kill": (62, 129), "listen": (50, 201), "madvise": (28, 233), "membarrier": (324, 283),
+    "memfd_create": (319, 279), "mkdir": (83, None), "mkdirat": (258, 34), "mmap": (9, 222),
+    "mremap": (25, 216), "name_to_handle_at": (303, 264), "openat": (257, 56),
+    "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
+    "pipe2": (293, 59), "poll": (7, None), "ppoll": (271, 73), "prctl": (157, 167),
+    "prlimit64": (302, 261), "process_vm_readv": (310, 270), "pselect6": (270, 72),
+    "ptrace": (101, 117), "readlink": (89, None), "readlinkat": (267, 78), "recvfrom": (45, 207),
+    "recvmsg": (47, 212), "renameat2": (316, 276), "rmdir": (84, None),
+    "rt_sigprocmask": (14, 135), "rt_sigtimedwait": (128, 137), "sched_getaffinity": (204, 123),
+    "sched_yield": (24, 124), "seccomp": (317, 277), "sendmsg": (46, 211), "sendto": (44, 206),
+    "setns": (308, 268), "setsid": (112, 157), "setsockopt": (54, 208), "shutdown": (48, 210),
+    "sigaltstack": (131, 132), "signalfd4": (289, 74), "socket": (41, 198),
+    "socketpair": (53, 199), "statx": (332, 291), "sysinfo": (99, 179), "tgkill": (234, 131),
+    "timerfd_create": (283, 85), "uname": (63, 160), "unlink": (87, None), "unlinkat": (263, 35),
+    "unshare": (272, 97), "vfork": (58, None), "wait4": (61, 260), "waitid": (247, 95),
+}  # fmt: skip
+"""Name -> the number on x86-64, and on arm64, which does not have all of them (None)."""
