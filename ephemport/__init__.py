@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ephemport._errors import (
+    CallRefused,
     EphemportError,
     LeakedServerWarning,
     NoShadow,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CallRefused",
     "Diagnosis",
     "EphemportError",
     "Found",

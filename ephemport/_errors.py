@@ -4,6 +4,8 @@ The facts of the message are attributes of the error, for reports and for progra
 the kernel reported when the error was made. A later look may show something else.
 """
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,6 +104,43 @@ class ServerExited(EphemportError):
         super().__init__(message, port=port, protocol=protocol, diagnosis=diagnosis)
         self.returncode = returncode
         self.output = output
+
+
+class CallRefused(EphemportError, OSError):
+    """The system refuses a call that cannot be done without: a sandbox does, or an old kernel.
+
+    It is an OSError as well, with its `errno`.
+
+    Args:
+        message: What `str()` returns.
+        number: The errno of the refused call.
+        port: As for EphemportError.
+        protocol: As for EphemportError.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        number: int | None = None,
+        *,
+        port: int | None = None,
+        protocol: str | None = None,
+    ) -> None:
+        super().__init__(message, port=port, protocol=protocol)
+        self.errno = number
+
+
+def refusal_in_words(number: int | None) -> str:
+    """Return the name of an errno, and what commonly answers with it where the kernel would not."""
+    if not number:
+        return "refused"
+    words = os.strerror(number)
+    if number in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+        words += (
+            " (commonly refused by a sandbox: a container's seccomp profile, SELinux, AppArmor; "
+            "'ephemport doctor' lists what is refused here)"
+        )
+    return words
 
 
 class LeakedServerWarning(UserWarning):

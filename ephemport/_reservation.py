@@ -12,7 +12,7 @@ from ephemport._holding.group import hold_group, hold_one
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._holding.hold import Hold, ReservedHold
 from ephemport._holding.host import make_url
-from ephemport._holding.refusal import exhausted
+from ephemport._holding.refusal import explained
 from ephemport._holding.request import Request
 from ephemport._holding.shape import Shape, shape_of
 from ephemport._holding.sources import Source
@@ -398,6 +398,7 @@ def reserve(
     Raises:
         PortsExhausted: No port, or no file descriptor, is left.
         PortUnavailable: The ports in `port` are taken.
+        CallRefused: The system, or a sandbox, refuses a system call that a hold needs.
         TypeError: An argument is of the wrong type. Nothing was bound.
         ValueError: An argument makes no sense. Nothing was bound.
     """
@@ -412,7 +413,7 @@ def reserve(
         try:
             hold = EPHEMERAL.hold_usual()
         except OSError as error:
-            raise exhausted(error, protocol) from error
+            raise explained(error, protocol) from error
         try:
             return Reservation(hold, host, protocol, handoff)
         except BaseException:
@@ -464,6 +465,7 @@ def reserve_many(
     Raises:
         PortsExhausted: Not enough ports, or file descriptors, are left.
         PortUnavailable: The ports in `port` are taken.
+        CallRefused: The system, or a sandbox, refuses a system call that a hold needs.
         TypeError: An argument is of the wrong type. Nothing was bound.
         ValueError: An argument makes no sense. Nothing was bound.
     """

@@ -9,7 +9,7 @@ from ephemport._arguments import PORTS
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.preference import EXCLUDED, Refusals
-from ephemport._holding.refusal import exhausted
+from ephemport._holding.refusal import explained
 from ephemport._holding.request import ANY, Request
 from ephemport._holding.shape import Shape
 from ephemport._holding.sources import Source
@@ -269,7 +269,7 @@ def _all_or_nothing(protocol: str, holds: list[Hold] | None = None) -> Iterator[
     except BaseException as error:
         _close_all(collected)
         if isinstance(error, OSError):
-            raise exhausted(error, protocol) from error
+            raise explained(error, protocol) from error
         raise
 
 

@@ -49,6 +49,7 @@ from ephemport._holding.identity import (
 )
 from ephemport._holding.live import live
 from ephemport._kernel.fork import forks, lock
+from ephemport._kernel.protocols import NO_SUCH_FAMILY
 from ephemport._kernel.sockets import State, read_sockets
 from ephemport._looking.mark import mark_this_process
 
@@ -248,7 +249,7 @@ class Hold:
         try:
             sock = self.add(AF_INET6, kind)
         except OSError as error:
-            if error.errno != errno.EAFNOSUPPORT:
+            if error.errno not in NO_SUCH_FAMILY:
                 raise
             return self.add(AF_INET, kind), "0.0.0.0"
         sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ephemport._arguments import shown, text
+from ephemport._kernel.protocols import NO_SUCH_FAMILY
 from ephemport._looking.reach import Target, target_of
 
 # Kept here before a test patches socket.socket: such a test still gets its ports.
@@ -99,13 +100,17 @@ def is_of_this_machine(candidate: Endpoint) -> bool:
     # The kernel checks the address before it looks for a port (net/ipv4/af_inet.c, __inet_bind:
     # EADDRNOTAVAIL). So a UDP socket is enough, and no TCP port is touched.
     try:
-        with _Socket(candidate.family, socket.SOCK_DGRAM) as probe:
+        probe = _Socket(candidate.family, socket.SOCK_DGRAM)
+    except OSError as error:
+        return error.errno not in NO_SUCH_FAMILY
+    try:
+        with probe:
             # Without a port: a child that is forked meanwhile would keep the port.
             with suppress(OSError):
                 probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             probe.bind(candidate.sockaddr(0))
     except OSError as error:
-        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV)
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV)
     return True
 
 

@@ -6,7 +6,14 @@ import resource
 from collections.abc import Iterable
 
 from ephemport import _spelling
-from ephemport._errors import PortsExhausted, PortUnavailable
+from ephemport._errors import (
+    CallRefused,
+    EphemportError,
+    PortsExhausted,
+    PortUnavailable,
+    refusal_in_words,
+)
+from ephemport._holding.steps import refused_step
 
 # Not with the first error: by then the process may have another root, or be another user's.
 from ephemport._looking.diagnosis import CLOSING, TIME_WAIT, Diagnosis, Found, diagnosis_or_none
@@ -63,8 +70,8 @@ def first_step(found: Iterable[Found]) -> str:
     return "End that process" if len(ending) == 1 else "End those processes"
 
 
-def exhausted(error: OSError, protocol: str | None = None) -> Exception:
-    """PortsExhausted for a lack of descriptors; any other error unchanged."""
+def explained(error: OSError, protocol: str | None = None) -> Exception:
+    """PortsExhausted for a lack of descriptors, CallRefused for what the system refuses."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return PortsExhausted(
@@ -79,4 +86,13 @@ def exhausted(error: OSError, protocol: str | None = None) -> Exception:
             "limit: sysctl -w fs.file-max=...",
             protocol=protocol,
         )
-    return error
+    # Of a lock file's error it is known what was refused.
+    if isinstance(error, EphemportError) or error.filename is not None:
+        return error
+    step, number = refused_step(protocol) or ("a call of the hold's sockets", error.errno)
+    return CallRefused(
+        f"cannot reserve a port ({protocol or 'tcp'}): {step}: {refusal_in_words(number)}. Every "
+        "hold needs this call: allow it there",
+        number,
+        protocol=protocol,
+    )

@@ -10,7 +10,7 @@ from ephemport._holding.acquire import opened
 from ephemport._holding.handoffs import TAKEOVER, Handoff, handoff_named
 from ephemport._holding.hold import TAKEN, Hold
 from ephemport._holding.host import CERTAIN_HOSTS, endpoint
-from ephemport._holding.refusal import exhausted, unavailable
+from ephemport._holding.refusal import explained, unavailable
 from ephemport._holding.shadow import no_address
 from ephemport._holding.sources import Source
 from ephemport._kernel.protocols import check_protocol
@@ -83,7 +83,7 @@ class Request:
         try:
             return opened(source.hold(self.protocol, self.excluded))
         except OSError as error:
-            raise exhausted(error, self.protocol) from error
+            raise explained(error, self.protocol) from error
 
     def make_ready(self, hold: Hold) -> None:
         """Make a hold of this request ready for its server.

@@ -8,12 +8,14 @@ do not listen. `read_sockets` uses the first and falls back to the second.
 
 import errno
 import functools
+import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from ephemport._errors import CallRefused, refusal_in_words
 from ephemport._kernel.fork import lock
 
 # Kept at import: tests patch socket.socket, and netlink must still answer.
@@ -129,6 +131,7 @@ _RECEIVE_BYTES = 1 << 16
 # Other processes disturb at most so many dumps in a row; after that the kernel is at fault.
 _MAX_REPEATS = 10
 
+_USED_UP = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _REFUSED = frozenset({
     errno.EPERM,  # SELinux, seccomp
     errno.EACCES,
@@ -152,14 +155,25 @@ def read_sockets(
     a page from /proc) they can make the kernel miss a neighbour. So ask again before you conclude
     that there is none; with `port`, netlink's answer fits in one read.
 
-    Raises ValueError for another protocol, OSError where neither source can be read.
+    Raises ValueError for another protocol, CallRefused where neither source can be read.
     """
     try:
         return read_netlink(protocol, states, port=port)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-    return read_proc_net(protocol, states, port=port)
+        netlink = error
+    try:
+        return read_proc_net(protocol, states, port=port)
+    except OSError as error:
+        if error.errno in _USED_UP:
+            raise
+        raise CallRefused(
+            f"who listens and who holds cannot be seen: netlink (sock_diag): "
+            f"{refusal_in_words(netlink.errno)}, and {error.filename or '/proc/net'}: "
+            f"{os.strerror(error.errno or 0)}. Allow AF_NETLINK sockets, or mount /proc",
+            netlink.errno,
+        ) from error
 
 
 def read_netlink(

@@ -169,7 +169,7 @@ def diagnose(port: SupportsIndex, protocol: str = "both", *, elsewhere: bool = F
     Raises:
         TypeError: `port` is neither an int nor a Reservation.
         ValueError: `port` is no port, or `protocol` is unknown.
-        OSError: The kernel answers neither through netlink nor through /proc.
+        CallRefused: The kernel answers neither through netlink nor through /proc.
     """
     port = checked_port(port)
     check_protocol(protocol)

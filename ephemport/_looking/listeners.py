@@ -80,7 +80,7 @@ def listeners(port: SupportsIndex | None = None) -> list[Listener]:
     Raises:
         TypeError: `port` is neither an int nor a Reservation.
         ValueError: `port` is no port.
-        OSError: The kernel answers neither through netlink nor through /proc.
+        CallRefused: The kernel answers neither through netlink nor through /proc.
     """
     records = listening_records(_maybe(port))
     pids = owners_of(records)
@@ -101,7 +101,7 @@ def holders(port: SupportsIndex | None = None) -> list[Holder]:
     Raises:
         TypeError: `port` is neither an int nor a Reservation.
         ValueError: `port` is no port.
-        OSError: The kernel answers neither through netlink nor through /proc.
+        CallRefused: The kernel answers neither through netlink nor through /proc.
     """
     records = _holding_records(_maybe(port))
     pids = owners_of(records)

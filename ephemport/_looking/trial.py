@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ephemport._kernel.fork import lock
+from ephemport._kernel.protocols import NO_SUCH_FAMILY
 
 # Kept at import: tests patch socket.socket, and a trial must still bind.
 _Socket = socket.socket
@@ -91,8 +92,12 @@ def try_binds(port: int, protocol: str, *, share: bool = True) -> Trials:
 def _try(family: int, address: str, port: int, protocol: str, options: Collection[str]) -> int:
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
+        sock = _Socket(family, kind)
+    except OSError as error:
+        return errno.EAFNOSUPPORT if error.errno in NO_SUCH_FAMILY else error.errno or errno.EIO
+    try:
         # A child that is forked meanwhile would keep the port.
-        with lock, _Socket(family, kind) as sock:
+        with lock, sock:
             if family == V6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
             for option in options:

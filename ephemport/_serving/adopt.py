@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from ephemport._arguments import checked_port, text
-from ephemport._errors import EphemportError
+from ephemport._errors import EphemportError, refusal_in_words
 from ephemport._holding.acquire import adopt_sockets
 from ephemport._holding.handoffs import handoff_named
 from ephemport._holding.hold import Hold
@@ -56,7 +56,7 @@ def adopt(token: str) -> tuple[Hold, Terms]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             return _Talk(connection).adopt(name, secret)
     except OSError as error:
-        raise EphemportError(f"cannot adopt: {error.strerror or error}") from error
+        raise EphemportError(f"cannot adopt: {refusal_in_words(error.errno)}") from error
 
 
 class _Talk:

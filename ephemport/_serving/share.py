@@ -32,7 +32,7 @@ from contextlib import suppress
 from socket import MSG_DONTWAIT, SOCK_SEQPACKET, SocketType
 from weakref import ref
 
-from ephemport._errors import EphemportError
+from ephemport._errors import EphemportError, refusal_in_words
 from ephemport._holding.hold import Hold
 from ephemport._holding.identity import Identity, close_unless_lost, identity_of, is_still
 from ephemport._kernel.fork import lock
@@ -100,7 +100,7 @@ class Offer:
                     raise interrupted from None
                 # RuntimeError: what threading raises when there can be no more threads.
                 if hold is not None and isinstance(error, (OSError, RuntimeError)):
-                    reason = getattr(error, "strerror", None) or error
+                    reason = refusal_in_words(error.errno) if isinstance(error, OSError) else error
                     raise EphemportError(f"cannot share port {hold.port}: {reason}") from error
                 raise
 
@@ -229,6 +229,10 @@ class _Server:
                 ready = self._wait()
                 with lock:
                     self._serve(ready)
+        except OSError as error:
+            with lock:
+                for offer in [*self._offers]:
+                    self._end(offer, f"it cannot serve: {refusal_in_words(error.errno)}")
         finally:
             with lock:
                 self._finish()
@@ -310,7 +314,12 @@ class _Server:
                     self._used_up = True
                     self._make_room(keep_adopters=True)
                 return
-            pid, uid = peer(connection)
+            try:
+                pid, uid = peer(connection)
+            except OSError as error:
+                unknown = f"it cannot ask who you are: {refusal_in_words(error.errno)}"
+                send_away(connection, unknown)
+                continue
             if uid != os.geteuid():
                 whose = f"it belongs to uid {os.geteuid()}, and you are uid {uid}"
                 send_away(connection, whose)
@@ -356,8 +365,8 @@ class _Server:
         try:
             given = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sockets)]
             visitor.connection.sendmsg([terms], given, MSG_DONTWAIT)
-        except OSError:
-            self._dismiss(visitor)
+        except OSError as error:
+            self._dismiss(visitor, f"it cannot send the sockets: {refusal_in_words(error.errno)}")
         else:
             visitor.has_sockets = True
 

@@ -76,7 +76,7 @@ def wait_listening(
         TypeError: An argument has the wrong type.
         ValueError: `port` is no port, `timeout` is no number of seconds, `process` is no pid, or
             it was not started.
-        OSError: The kernel answers neither through netlink nor through /proc.
+        CallRefused: The kernel answers neither through netlink nor through /proc.
     """
     return wait([(port, process)], timeout)[0]
 

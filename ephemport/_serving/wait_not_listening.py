@@ -52,7 +52,7 @@ def wait_not_listening(
             call would block the event loop in which it runs.
         TypeError: An argument has the wrong type.
         ValueError: `port` is no port, `timeout` is no number of seconds, or `process` is no pid.
-        OSError: The kernel answers neither through netlink nor through /proc.
+        CallRefused: The kernel answers neither through netlink nor through /proc.
     """
     wait_until_gone([(port, process)], timeout)
 

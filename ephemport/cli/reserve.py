@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -175,7 +176,8 @@ def _last_descriptor() -> int:
 
 
 def _hold_until_end(watched: ProcessEnd, writer: int, asked: ports.Asked) -> None:
-    os.setsid()
+    with suppress(OSError):  # in a sandbox
+        os.setsid()
     _close_what_is_inherited(*watched.descriptors, writer)
     try:
         reservations = asked.reserve()

@@ -7,9 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ephemport import EphemportError, Reservation, ServerExited
+from ephemport import CallRefused, EphemportError, Reservation, ServerExited
+from ephemport._errors import refusal_in_words
 from ephemport._holding.handoffs import SHADOW, TAKEOVER, TAKEOVER_SHADOWING_UDP
 from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
@@ -184,16 +186,30 @@ class _Command:
         inherited = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         program = self._options.command[0]
         try:
+            signal.sigtimedwait([], 0)
+        except OSError as error:
+            why = refusal_in_words(error.errno)
+            raise CallRefused(f"cannot run {program}: sigtimedwait(): {why}", error.errno) from None
+        try:
             process = self._start(inherited)
         except FileNotFoundError:
             say(f"command not found: {program}")
             return NOT_FOUND
         except OSError as error:
-            say(f"cannot execute {program}: {error.strerror}")
+            # Without a name it is not about the program: the system refuses another process.
+            if error.filename is None:
+                say(f"cannot start {program}: {refusal_in_words(error.errno)}")
+            else:
+                say(f"cannot execute {program}: {error.strerror}")
             return NOT_EXECUTABLE
         if self._options.wait_listening is not None:
             self._wait_for_servers(process)
-        asked_to_end = self._forward(process, watched)
+        try:
+            asked_to_end = self._forward(process, watched)
+        except BaseException:
+            with suppress(OSError):
+                process.kill()
+            raise
         for waiter in self._waiters:
             waiter.join()
         status = process.returncode
@@ -237,7 +253,12 @@ class _Command:
     def _wait_for_servers(self, process: "subprocess.Popen[bytes]") -> None:
         for name, reservation in zip(self._values, self._reservations, strict=True):
             waiter = threading.Thread(target=self._wait, args=(name, reservation, process))
-            waiter.start()
+            try:
+                waiter.start()
+            except RuntimeError as error:  # no thread can be had
+                say(f"{name}: cannot wait for its server: {error}")
+                self._not_up = self._must_end = True
+                return
             self._waiters.append(waiter)
 
     def _wait(
@@ -261,7 +282,10 @@ class _Command:
 
     def _wake(self) -> None:
         """Wake the main thread, which waits for signals."""
-        signal.pthread_kill(self._main, signal.SIGCHLD)
+        try:
+            signal.pthread_kill(self._main, signal.SIGCHLD)
+        except OSError:  # a sandbox refuses tgkill(2)
+            os.kill(os.getpid(), signal.SIGCHLD)
 
 
 def _next_signal(watched: set[signal.Signals], until: float) -> "signal.struct_siginfo | None":

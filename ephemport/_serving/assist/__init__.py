@@ -134,11 +134,13 @@ def start_assisted(start: Callable[[], T], holds: Iterable[Hold]) -> T:
         target=supervise, args=(inbox, tuple(holds)), name="ephemport-assist", daemon=True
     )
     starter = threading.Thread(target=run, name="ephemport-start")
-    supervisor.start()
     try:
+        supervisor.start()
         starter.start()
-    except BaseException:
+    except BaseException as error:
         inbox.put(None)
+        if isinstance(error, RuntimeError):  # what threading raises
+            raise impossible(f"it needs two threads: {error}") from error
         raise
     starter.join()
     if raised:

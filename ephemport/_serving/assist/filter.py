@@ -49,7 +49,10 @@ _MACHINES = {
 
 def this_machine() -> Machine:
     """Return this machine. Raises EphemportError for one that is not supported."""
-    system = os.uname()
+    try:
+        system = os.uname()
+    except OSError as error:
+        raise refused("uname()", error.errno or 0) from error
     # 32-bit programs make other system calls, on the same machine.
     machine = _MACHINES.get(system.machine) if sys.maxsize > 1 << 32 else None
     if machine is None:
