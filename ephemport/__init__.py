@@ -6,6 +6,8 @@ from ephemport._errors import (
     CallRefused,
     EphemportError,
     LeakedServerWarning,
+    NodeLost,
+    NodeUnreachable,
     NoShadow,
     PortsExhausted,
     PortUnavailable,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ephemport._isolating.this_process import isolate
     from ephemport._looking.diagnosis import Diagnosis, Found, diagnose
     from ephemport._looking.listeners import Holder, Listener, holders, listeners
+    from ephemport._nodes.everywhere import reserve_everywhere
+    from ephemport._nodes.node import Node, NodeReservation, NodeReservationGroup, on
     from ephemport._port_map import port_map
     from ephemport._reservation import (
         Reservation,
@@ -44,6 +48,11 @@ __all__ = [
     "LeakedServerWarning",
     "Listener",
     "NoShadow",
+    "Node",
+    "NodeLost",
+    "NodeReservation",
+    "NodeReservationGroup",
+    "NodeUnreachable",
     "PortUnavailable",
     "PortsExhausted",
     "Reservation",
@@ -59,8 +68,10 @@ __all__ = [
     "holders",
     "isolate",
     "listeners",
+    "on",
     "port_map",
     "reserve",
+    "reserve_everywhere",
     "reserve_many",
     "wait_listening",
     "wait_listening_async",
@@ -74,6 +85,8 @@ __getattr__, __dir__ = later(
         "_isolating.this_process": ("isolate",),
         "_looking.diagnosis": ("Diagnosis", "Found", "diagnose"),
         "_looking.listeners": ("Holder", "Listener", "holders", "listeners"),
+        "_nodes.everywhere": ("reserve_everywhere",),
+        "_nodes.node": ("Node", "NodeReservation", "NodeReservationGroup", "on"),
         "_port_map": ("port_map",),
         "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
         "_serving.inside": ("assisted",),

@@ -143,5 +143,29 @@ def refusal_in_words(number: int | None) -> str:
     return words
 
 
+class NodeUnreachable(EphemportError):
+    """No agent could be reached on a node. It holds nothing.
+
+    All parameters except `message` are attributes.
+
+    Args:
+        message: What `str()` returns.
+        returncode: The exit status of the command that was to reach it. None where it did not
+            start.
+        output: The last that the far end wrote. None where the command did not start.
+    """
+
+    def __init__(
+        self, message: str = "", *, returncode: int | None = None, output: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.returncode = returncode
+        self.output = output
+
+
+class NodeLost(EphemportError):
+    """A node that held ports cannot be reached any more. They are unknown, possibly still held."""
+
+
 class LeakedServerWarning(UserWarning):
     """A test ended, but its server still listens on the port that the test had reserved."""

@@ -23,11 +23,16 @@ class Setting:
         return self._command if _for_the_command else self._python
 
 
+def is_for_the_command() -> bool:
+    """Whether messages name the command's options."""
+    return _for_the_command
+
+
 @contextmanager
-def for_the_command() -> Iterator[None]:
-    """In the block this process is the command, and its messages name the command's options."""
+def for_the_command(is_so: bool = True) -> Iterator[None]:
+    """In the block the reader of messages uses the command, so they name its options."""
     global _for_the_command
-    before, _for_the_command = _for_the_command, True
+    before, _for_the_command = _for_the_command, is_so
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ephemport import EphemportError, __version__
 from ephemport._spelling import for_the_command
-from ephemport.cli import doctor, ls, migrate, reserve, run, who
+from ephemport.cli import agent, doctor, ls, migrate, reserve, run, who
 from ephemport.cli.streams import fill_standard_streams, forget_unwritten, say, unwritten
 
 # BSD's sysexits.h is for daemons; shells and argparse agree on 2 for bad usage, 1 for the rest.
@@ -119,4 +119,5 @@ def _parser() -> argparse.ArgumentParser:
     who.add_parser(commands)
     doctor.add_parser(commands)
     migrate.add_parser(commands)
+    agent.add_parser(commands)
     return parser

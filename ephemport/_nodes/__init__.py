@@ -1,0 +1,1 @@
+"""Other hosts: an agent that holds ports there, and the channel to it."""
