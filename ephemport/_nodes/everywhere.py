@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-from ephemport._arguments import shown
+from ephemport._arguments import at_most, shown
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._nodes.node import (
     Node,
@@ -16,6 +16,7 @@ from ephemport._nodes.node import (
 
 # So many ports that one node had free and another had not: then the search ends.
 _TRIES = 200
+_MOST_NODES = 10_000
 
 
 def reserve_everywhere(
@@ -141,13 +142,19 @@ def _places(
     """Each node with the terms for it, checked."""
     if not isinstance(nodes, Iterable):
         raise TypeError(f"nodes must be several nodes, not {shown(nodes)}")
-    every = list(nodes)
+    every = list(at_most(nodes, _MOST_NODES, "nodes"))
     for one in every:
         if not isinstance(one, Node):
             raise TypeError(f"nodes has what is no node: {shown(one)}; on(command) opens one")
     if len(set(every)) < len(every):
         raise ValueError("nodes has a node twice")
-    hosts = [host] * len(every) if isinstance(host, str) else list(host)
+    if not isinstance(host, Iterable) or isinstance(host, (bytes, bytearray)):
+        raise TypeError(f"host must be one address, or one for each node, not {shown(host)}")
+    hosts = (
+        [host] * len(every)
+        if isinstance(host, str)
+        else list(at_most(host, len(every), "host, which has one address for each node,"))
+    )
     if len(hosts) != len(every):
         raise ValueError(f"host names {len(hosts)} addresses for {len(every)} nodes")
     if isinstance(exclude, Iterable) and not isinstance(exclude, (str, bytes)):

@@ -466,7 +466,10 @@ def _command(command: str | Sequence[str]) -> list[str]:
     if isinstance(command, str):
         if not command.strip():
             raise ValueError("command is empty; for this host write []")
-        return shlex.split(command)
+        try:
+            return shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"command {shown(command)} is no shell command: {error}") from None
     if not isinstance(command, Sequence) or isinstance(command, (bytes, bytearray)):
         raise TypeError(f"command must be a list of strings, not {shown(command)}")
     for one in command:

@@ -17,11 +17,12 @@ from tests.conftest import ROOT
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.test_fuzz_compat import COMPAT
 from tests.fuzz.test_fuzz_looking import LOOKING
+from tests.fuzz.test_fuzz_nodes import NODES
 from tests.fuzz.test_fuzz_popen import STARTING
 from tests.fuzz.test_fuzz_reserving import RESERVING
 from tests.fuzz.test_fuzz_share import ADOPTING
 
-FUZZED = {*RESERVING, *LOOKING, *STARTING, *ADOPTING, *COMPAT}
+FUZZED = {*RESERVING, *LOOKING, *STARTING, *ADOPTING, *COMPAT, *NODES}
 
 # Not called, or not with anything of the caller's.
 NOT_FUZZED = {
