@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from ephemport import _errors
-from ephemport._errors import EphemportError, ServerExited
+from ephemport._errors import EphemportError
 from ephemport._looking.diagnosis import Diagnosis, Found
 
 # What both ends must agree on. It changes with the meaning of the messages, not with each release.
@@ -21,6 +21,8 @@ _NAMED: dict[str, type[Exception]] = {
     for one in (*vars(_errors).values(), TypeError, ValueError)
     if isinstance(one, type) and issubclass(one, (EphemportError, TypeError, ValueError))
 }
+# The attributes of errors that go through the channel as they are.
+_FACTS = ("port", "protocol", "errno")
 
 Message = dict[str, Any]
 
@@ -55,26 +57,21 @@ def error_as_message(error: Exception) -> Message:
     return {
         "type": type(error).__name__,
         "message": str(error),
-        "port": getattr(error, "port", None),
-        "protocol": getattr(error, "protocol", None),
+        "facts": {name: getattr(error, name) for name in _FACTS if hasattr(error, name)},
         "diagnosis": diagnosis and diagnosis.as_dict(),
     }
 
 
 def error_in(message: Message, node: object) -> Exception:
     """The same error here. Its text begins with the node that it is about."""
-    text = f"on node {node}, its agent says: {message.get('message')}"
     kind = _NAMED.get(str(message.get("type")), EphemportError)
-    if not issubclass(kind, EphemportError):
-        return kind(text)
-    assert not issubclass(kind, ServerExited)
-    diagnosis = message.get("diagnosis")
-    return kind(
-        text,
-        port=message.get("port"),
-        protocol=message.get("protocol"),
-        diagnosis=_diagnosis(diagnosis) if diagnosis else None,
-    )
+    error = kind(f"on node {node}, its agent says: {message.get('message')}")
+    for name, value in message.get("facts", {}).items():
+        if name in _FACTS:
+            setattr(error, name, value)
+    if isinstance(error, EphemportError) and message.get("diagnosis"):
+        error.diagnosis = _diagnosis(message["diagnosis"])
+    return error
 
 
 def _diagnosis(fields: Message) -> Diagnosis:

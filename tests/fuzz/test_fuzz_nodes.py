@@ -1,4 +1,4 @@
-"""on(), nodes and their reservations, with whatever a caller may pass, and a far end that babbles."""
+"""on(), nodes and their reservations, with whatever a caller may pass; a far end that babbles."""
 
 import sys
 from functools import cache
