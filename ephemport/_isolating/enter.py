@@ -11,6 +11,7 @@ The network ends with its last process, without cleaning up.
 import errno
 import os
 import sys
+from contextlib import suppress
 
 from ephemport._errors import EphemportError
 from ephemport._isolating.along import (
@@ -19,6 +20,7 @@ from ephemport._isolating.along import (
     settings_of_this_network,
 )
 from ephemport._kernel.namespaces import enter_new_network
+from ephemport._kernel.processes import thread_count
 
 # include/uapi/linux/capability.h, prctl.h
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -44,15 +46,21 @@ def enter() -> None:
     if (reason := not_on_this_system()) is not None:
         raise EphemportError(f"cannot isolate: {reason}")
     restore_settings, restore_addresses = settings_of_this_network(), addresses_of_this_network()
-    owner = os.readlink("/proc/thread-self/ns/user")
+    owner = _user_namespace()
     try:
         enter_new_network()
     except OSError as error:
         raise EphemportError(f"cannot isolate: {error}. {_what_would_allow(error)}") from error
     restore_settings()
     restore_addresses()
-    if os.readlink("/proc/thread-self/ns/user") != owner and os.geteuid() != 0:
+    if _user_namespace() != owner and os.geteuid() != 0:
         _drop_capabilities()
+
+
+def _user_namespace() -> int | None:
+    with suppress(OSError):
+        return os.stat("/proc/thread-self/ns/user").st_ino
+    return None
 
 
 def _drop_capabilities() -> None:
@@ -79,7 +87,7 @@ def _what_would_allow(error: OSError) -> str:
             "What would allow it: sysctl -w user.max_user_namespaces=10000 "
             "user.max_net_namespaces=10000"
         )
-    threads = len(os.listdir("/proc/self/task"))
+    threads = thread_count()
     if error.errno == errno.EINVAL and threads > 1:
         return f"This process has {threads} threads already: start it with ephemport run --isolate"
     for name, refusing, allowing in (

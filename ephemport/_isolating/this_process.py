@@ -13,6 +13,7 @@ from ephemport._isolating.enter import enter, not_on_this_system
 from ephemport._isolating.movers import movers
 from ephemport._isolating.networks import network_of
 from ephemport._kernel.namespaces import may_enter_without_user_namespace
+from ephemport._kernel.processes import thread_count
 
 # The process that has isolated itself, and the network that it is in.
 _isolated: tuple[int, str | None] | None = None
@@ -59,7 +60,7 @@ def _threads() -> str | None:
     """
     this = threading.current_thread()
     names = [thread.name for thread in threading.enumerate() if thread is not this]
-    others = len(os.listdir("/proc/self/task")) - 1
+    others = thread_count() - 1
     if not names and (others == 0 or may_enter_without_user_namespace()):
         return None
     if others > len(names):

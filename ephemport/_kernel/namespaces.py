@@ -3,11 +3,14 @@
 import errno
 import os
 
+from ephemport._kernel.libc import libc
+
 __all__ = ["enter_new_network", "may_enter_without_user_namespace", "set_ephemeral_range"]
 
 # include/uapi/linux/sched.h, capability.h, if.h, sockios.h
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_CAPABILITY_VERSION_3 = 0x20080522
 _CAP_NET_ADMIN = 12
 _CAP_SYS_ADMIN = 21
 _IFF_UP = 1
@@ -94,16 +97,22 @@ def set_ephemeral_range(low: int, high: int) -> None:
 
 
 def _has_capabilities(*numbers: int) -> bool:
-    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    import ctypes
+    import struct
+
+    # Not from /proc, which may be out of sight. Twice: effective, permitted, inheritable.
+    data = ctypes.create_string_buffer(24)
+    if libc().capget(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), data) != 0:
+        return False
+    low, _, _, high, _, _ = struct.unpack("6I", data.raw)
+    effective = high << 32 | low
     return all(effective >> number & 1 for number in numbers)
 
 
 def _unshare(flags: int) -> None:
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)  # Python has os.unshare() only from 3.12 on.
-    if libc.unshare(flags) != 0:
+    if libc().unshare(flags) != 0:  # Python has os.unshare() only from 3.12 on.
         names = "CLONE_NEWNET" + ("|CLONE_NEWUSER" if flags & _CLONE_NEWUSER else "")
         raise _refusal(ctypes.get_errno(), f"unshare({names})")
 

@@ -84,13 +84,13 @@ def socket_option(fd: int, name: int) -> int:
 
 
 def network(fd: int) -> int | None:
-    """Return the cookie of a socket's network namespace, None where the kernel has none."""
+    """Return the cookie of a socket's network namespace; None: the kernel has none, or refuses."""
     try:
         return socket_option(fd, _SO_NETNS_COOKIE)
     except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:  # before Linux 5.14
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
             raise
-        return None
+        return None  # ENOPROTOOPT: Linux before 5.14
 
 
 def set_reuse_address(fd: int, value: int) -> None:

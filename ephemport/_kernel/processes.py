@@ -27,6 +27,7 @@ __all__ = [
     "read_memory",
     "session_or_group",
     "started",
+    "thread_count",
     "thread_group",
     "user_of",
     "was_told",
@@ -301,6 +302,16 @@ def is_running(pid: int) -> bool:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
+
+
+def thread_count() -> int:
+    """Return how many threads this process has; without /proc, how many Python knows."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        import threading
+
+        return threading.active_count()
 
 
 def is_stopped(pid: int) -> bool:

@@ -127,14 +127,19 @@ def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.soc
 
 def _between(moves: Mapping[int, int]) -> list[Text]:
     """Return a program that moves descriptors, sets LISTEN_PID and becomes the next program."""
-    import shutil
-
-    bash = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin")
-    if bash is None:
+    shell = bash()
+    if shell is None:
         listed = ",".join(f"{source}:{target}" for source, target in moves.items())
         return [sys.executable, "-I", "-S", "-c", _BY_PYTHON, listed]
     shell_moves = " ".join(f"{target}<&{source} {source}<&-" for source, target in moves.items())
-    return [bash, "-p", "-c", _BY_BASH.format(moves=shell_moves), "bash"]
+    return [shell, "-p", "-c", _BY_BASH.format(moves=shell_moves), "bash"]
+
+
+def bash() -> str | None:
+    """Return the path of bash, None where there is none."""
+    import shutil
+
+    return shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin")
 
 
 def _after_fork_in_child() -> None:

@@ -4,6 +4,7 @@ They are of the C type. What socket.socket adds in Python can be interrupted hal
 """
 
 import json
+import secrets
 import socket
 import struct
 from contextlib import suppress
@@ -34,6 +35,11 @@ def bound(kind: int, name: str) -> SocketType:
         sock.close()
         raise
     return sock
+
+
+def abstract_socket() -> SocketType:
+    """A Unix socket with a name that nobody else has, as a token is served by."""
+    return bound(SOCK_SEQPACKET, secrets.token_hex(16))
 
 
 def knock(name: str) -> None:

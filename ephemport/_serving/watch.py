@@ -8,7 +8,7 @@ from typing import Self, SupportsIndex
 from ephemport._errors import ServerExited, TakeoverTimeout
 from ephemport._holding.hold import live_inodes
 from ephemport._kernel.lookup import Lookup
-from ephemport._kernel.processes import owners, pids, user_of
+from ephemport._kernel.processes import open_sockets, owners, pids, user_of
 from ephemport._kernel.sockets import SocketRecord
 from ephemport._looking.listeners import Listener, listener_of, listening_records, owners_of
 from ephemport._serving.awaited import ServerLike, awaited
@@ -117,7 +117,7 @@ class Watch:
             ours = [one for one in records if one.uid == os.geteuid()]
             return listener_of(ours[0], None) if ours else None
         of_family = owners({record.inode for record in records}, within=family)
-        hidden = {user_of(pid) for pid in family if not os.access(f"/proc/{pid}/fd", os.R_OK)}
+        hidden = {user_of(pid) for pid in family if open_sockets(pid) is None}
         ours = [one for one in records if one.inode in of_family or one.uid in hidden]
         strangers = [one for one in records if one not in ours]
         if strangers and self.awaited.is_known:

@@ -9,32 +9,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ephemport import EphemportError, reserve
 from ephemport._holding.host import Endpoint, is_of_this_machine
 from ephemport._holding.sources.portserver import Portserver
 from ephemport._kernel import port_range
+from ephemport._kernel.protocols import NO_SUCH_FAMILY
 from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink, read_proc_net
 from ephemport._looking.diagnosis import diagnose
-from ephemport._serving.assist import check_assist
+from ephemport.cli.check import BROKEN, NOTE, OK, Check
+from ephemport.cli.sandbox_checks import (
+    activation,
+    assistance,
+    files,
+    network_namespace,
+    pidfd,
+    processes,
+    sharing,
+)
 from ephemport.cli.unheld import installed
-
-OK, NOTE, BROKEN = "ok", "note", "NO"
 
 # A suite with many workers needs some hundred ports, and its connections need as many again.
 _SMALL_RANGE = 2000
 _CROWDED = 0.8
 _FEW_DESCRIPTORS = 256
-
-
-class Check(NamedTuple):
-    """One line: what was checked, "ok", "note" or "NO", why, and what to do ("" for nothing)."""
-
-    name: str
-    state: str
-    reason: str
-    remedy: str = ""
 
 
 def examine() -> list[Check]:
@@ -53,9 +51,13 @@ def _checks() -> dict[str, Callable[[str], Check]]:
         "file descriptors": descriptors,
         "seeing listeners": listeners_seen,
         "seeing holders": holders_seen,
-        "isolation (network namespaces)": network_namespace,
+        "seeing processes (/proc)": processes,
         "pidfd": pidfd,
+        "activation": activation,
+        "sharing (Unix sockets)": sharing,
         "assisted take-over (seccomp, pidfd_getfd)": assistance,
+        "isolation (network namespaces)": network_namespace,
+        "files": files,
         "portserver": portserver,
         "other packages that hand out unheld ports": other_plugins,
     }
@@ -188,21 +190,73 @@ def _loopback() -> str:
     return v4.address if is_of_this_machine(v4) else "::1"
 
 
+def _refused_family(family: int) -> int | None:
+    """The errno with which sockets of a family are refused; None if they are not."""
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno in NO_SUCH_FAMILY:
+            return error.errno
+    return None
+
+
 def ipv4(name: str) -> Check:
     """Whether servers can bind 127.0.0.1, the usual host of a reservation."""
-    if _loopback() == "127.0.0.1":
-        return Check(name, OK, "servers can bind 127.0.0.1")
-    return Check(
-        name,
-        NOTE,
-        "no address 127.0.0.1: no server can bind it, and no shadow can exist for servers on ::1, "
-        "on localhost, or for UDP",
-        "reserve with host='::1', or as root: ip address add 127.0.0.1/8 dev lo",
-    )
+    if (refused := _refused_family(socket.AF_INET)) is not None:
+        return Check(
+            name,
+            BROKEN,
+            f"AF_INET sockets are refused ({os.strerror(refused)}): no port can be held",
+            "allow socket(AF_INET) in the sandbox (RestrictAddressFamilies=, seccomp profile)",
+        )
+    if _loopback() != "127.0.0.1":
+        return Check(
+            name,
+            NOTE,
+            "no address 127.0.0.1: no server can bind it, and no shadow can exist for servers on "
+            "::1, on localhost, or for UDP",
+            "reserve with host='::1', or as root: ip address add 127.0.0.1/8 dev lo",
+        )
+    why = _why_no_connection()
+    if why is not None:
+        return Check(
+            name,
+            BROKEN,
+            f"servers can bind 127.0.0.1, and nobody can connect to them ({why}): the loopback "
+            "interface is down",
+            "as root: ip link set lo up",
+        )
+    if not is_of_this_machine(Endpoint(socket.AF_INET, "127.0.0.2")):
+        return Check(
+            name,
+            NOTE,
+            "servers can bind 127.0.0.1. There is no address 127.0.0.2: no shadow can exist for "
+            "servers on ::1, on localhost, or for UDP",
+            "as root: ip address add 127.0.0.1/8 dev lo",
+        )
+    return Check(name, OK, "servers can bind 127.0.0.1")
+
+
+def _why_no_connection() -> str | None:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
 
 
 def ipv6(name: str) -> Check:
     """Whether one socket can hold both families."""
+    if (refused := _refused_family(socket.AF_INET6)) not in (None, errno.EAFNOSUPPORT):
+        return Check(
+            name,
+            NOTE,
+            f"AF_INET6 sockets are refused ({os.strerror(refused or 0)}): ports are held on "
+            "0.0.0.0, which covers every address that can be used here; no shadow can exist for "
+            "servers on 0.0.0.0",
+            "allow socket(AF_INET6) in the sandbox (RestrictAddressFamilies=, seccomp profile)",
+        )
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -285,58 +339,6 @@ def holders_seen(name: str) -> Check:
         "but 'ephemport ls', 'who' and error messages cannot name the holder",
         "Linux 6.8 or newer, and sock_diag allowed",
     )
-
-
-def network_namespace(name: str) -> Check:
-    """Whether a worker can have its own loopback; tried in a separate process."""
-    # A user namespace can only be entered by a process with a single thread.
-    code = (
-        "from ephemport._kernel import namespaces\n"
-        "try: namespaces.enter_new_network()\n"
-        "except OSError as error: print(error.strerror or error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if done.returncode == 0 and not done.stdout:
-        return Check(name, OK, "a worker can have its own loopback, and so every port")
-    return Check(
-        name,
-        BROKEN,
-        f"refused: {done.stdout.strip() or done.stderr.strip().rpartition(chr(10))[2]}",
-        "remove what is named, or run as root with CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN); "
-        "reservations do not need it",
-    )
-
-
-def pidfd(name: str) -> Check:
-    """Whether ephemport can wait for the end of a process."""
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        return Check(
-            name,
-            BROKEN,
-            f"pidfd_open() is refused ({os.strerror(error.errno or 0)}): the end of a server's "
-            "process is not noticed",
-            "Linux 5.3 or newer, and a seccomp profile that allows it",
-        )
-    return Check(name, OK, "a server that ends before it listens is noticed at once")
-
-
-def assistance(name: str) -> Check:
-    """Whether servers that set no option can be let in; tried with a shell."""
-    try:
-        check_assist()
-    except EphemportError as error:
-        return Check(name, BROKEN, str(error))
-    return Check(name, OK, "servers that set no option can be let in (ephemport run --assist)")
 
 
 def portserver(name: str) -> Check:

@@ -4,7 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from ephemport.cli.checks import BROKEN, NOTE, OK, Check, examine
+from ephemport.cli.check import BROKEN, NOTE, OK, Check
+from ephemport.cli.checks import examine
 from ephemport.cli.tables import Line, Span, cut_line, show, width, wrapped
 
 WELL, SOME_PROMISE_BROKEN = 0, 1

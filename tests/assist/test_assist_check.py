@@ -71,7 +71,7 @@ def test_a_yes_costs_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
         ("seccomp", 22, "NEW_LISTENER): Invalid argument (this kernel has no", "not started []"),
         ("pidfd_getfd", 1, "pidfd_getfd() on a child: Operation not permitted", "started [1]"),
         ("pidfd_getfd", 38, "pidfd_getfd() on a child: Function not", "started [1]"),
-        ("pidfd_open", 1, "pidfd_getfd() on a child: Operation not", "started [1]"),
+        ("pidfd_open", 1, "here: pidfd_open(): Operation not", "started [1]"),
         ("process_vm_readv", 1, "process_vm_readv() on a child: Operation not", "started [1]"),
     ],
 )

@@ -46,11 +46,12 @@ from ephemport._holding.hold import Hold
 from ephemport._kernel.descriptors import Descriptor
 from ephemport._kernel.fork import lock
 from ephemport._kernel.libc import syscall
-from ephemport._kernel.other_process import duplicate, read_memory
+from ephemport._kernel.other_process import duplicate, open_process, read_memory
 from ephemport._serving.assist.filter import (
     cannot_look_into_a_child,
     impossible,
     install_filter,
+    refused,
     this_machine,
 )
 from ephemport._serving.assist.supervisor import listeners, supervise
@@ -81,6 +82,10 @@ def check_assist() -> None:
         return  # There is no shell, but the filter was accepted, and that was the question.
     with child:
         # Only another process can show it: a process may always look into itself.
+        try:
+            os.close(open_process(child.pid))
+        except OSError as error:
+            raise refused("pidfd_open()", error.errno or 0) from None
         try:
             with duplicate(child.pid, 0):
                 pass
