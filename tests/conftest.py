@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.abilities import Ability
+
 ROOT = Path(__file__).parents[1]
 
 # A run that was started in the background of a shell without job control ignores these, and so
@@ -139,12 +141,31 @@ def under_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the weaker promises of older kernels where the kernel keeps the stronger ones."""
+    not_here = [item for item in items if any(one.is_here for one in _marked(item, "without"))]
+    if not_here:
+        config.hook.pytest_deselected(items=not_here)
+        items[:] = [item for item in items if item not in not_here]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for ability in _marked(item, "needs"):
+        if not ability.is_here:
+            pytest.skip(str(ability))
+
+
+def _marked(item: pytest.Item, kind: str) -> list[Ability]:
+    return [mark.args[0] for mark in item.iter_markers(f"{kind}_kernel")]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if under_ci() and report.skipped and not hasattr(report, "wasxfail"):
+    too_old = any(not one.is_here and one.may_be_missing for one in _marked(item, "needs"))
+    if under_ci() and report.skipped and not hasattr(report, "wasxfail") and not too_old:
         report.outcome = "failed"
         report.longrepr = f"skipped under CI, where everything must run: {_reason(report)}"
     return report

@@ -11,6 +11,7 @@ import socket
 import pytest
 
 from ephemport._kernel.sockets import State, read_netlink, read_proc_net
+from tests.abilities import Ability, needs, without
 from tests.conftest import InNamespace
 from tests.core.helpers import (
     ADDRESSES,
@@ -336,8 +337,22 @@ def _state_13() -> None:
         assert read_proc_net("tcp", tuple(State), port=port) == []
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_netlink_shows_what_is_bound_and_proc_does_not(in_namespace: InNamespace) -> None:
     in_namespace(_state_13)
+
+
+def _nobody_shows_it() -> None:
+    with bound(0, "::") as hold:
+        port = hold.getsockname()[1]
+        assert read_netlink("tcp", tuple(State), port=port) == []
+        assert read_proc_net("tcp", tuple(State), port=port) == []
+        assert not may_bind(port)
+
+
+@without(Ability.SHOWS_BOUND)
+def test_an_older_kernel_shows_nowhere_what_is_bound(in_namespace: InNamespace) -> None:
+    in_namespace(_nobody_shows_it)
 
 
 def _never_accepts() -> None:

@@ -19,15 +19,12 @@ from ephemport._kernel.sockets import (
     read_proc_net,
     read_sockets,
 )
+from tests.abilities import Ability, needs, without
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 ANY = tuple(State)
 Reader = Callable[..., list[SocketRecord]]
 LOOPBACK = {V4: "127.0.0.1", V6: "::1"}
-
-needs_bound_inactive = pytest.mark.skipif(
-    tuple(map(int, platform.release().split(".")[:2])) < (6, 8), reason="Linux 6.8"
-)
 
 
 @pytest.fixture
@@ -170,7 +167,7 @@ def test_time_wait(
     assert 30 < same.seconds_left <= record.seconds_left <= 61
 
 
-@needs_bound_inactive
+@needs(Ability.SHOWS_BOUND)
 @pytest.mark.parametrize(("family", "address"), [(V4, "127.0.0.1"), (V6, "::"), (V6, "::1")])
 def test_bound_and_not_listening_is_seen_by_netlink_only(
     stack: ExitStack, family: int, address: str
@@ -189,6 +186,20 @@ def test_bound_and_not_listening_is_seen_by_netlink_only(
     assert can_see_bound_inactive()
 
 
+@without(Ability.SHOWS_BOUND)
+@pytest.mark.parametrize(("family", "address"), [(V4, "127.0.0.1"), (V6, "::"), (V6, "::1")])
+def test_an_older_kernel_shows_no_bound_socket_and_says_so(
+    stack: ExitStack, family: int, address: str
+) -> None:
+    sock = bound(stack, family, address)
+    port = sock.getsockname()[1]
+    for read in (read_netlink, read_proc_net, read_sockets):
+        assert read("tcp", ANY, port=port) == []
+    assert not can_see_bound_inactive()
+    sock.listen()
+    check(sock, "tcp", State.LISTEN)
+
+
 @pytest.mark.parametrize("read", [read_netlink, read_proc_net])
 @pytest.mark.parametrize(
     ("protocol", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]
@@ -202,7 +213,7 @@ def test_port_filter(stack: ExitStack, read: Reader, protocol: str, kind: int) -
     assert inode(second) not in {r.inode for r in records}
 
 
-@needs_bound_inactive
+@needs(Ability.SHOWS_BOUND)
 def test_port_filter_of_bound_sockets(stack: ExitStack) -> None:
     first, second = (bound(stack, V4, "127.0.0.1") for _ in range(2))
     records = read_netlink("tcp", {State.BOUND_INACTIVE}, port=first.getsockname()[1])
@@ -219,7 +230,9 @@ def test_receive_buffer_of_udp(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("v6only", [False, True])
-@pytest.mark.parametrize("listen", [False, True])
+@pytest.mark.parametrize(
+    "listen", [pytest.param(False, marks=needs(Ability.SHOWS_BOUND), id="bound"), True]
+)
 def test_v6only(stack: ExitStack, v6only: bool, listen: bool) -> None:
     sock = bound(stack, V6, "::", v6only=v6only, listen=listen)
     state = State.LISTEN if listen else State.BOUND_INACTIVE

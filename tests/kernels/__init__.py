@@ -1,0 +1,1 @@
+"""Boots kernels of Debian and runs tests on them: `python -m tests.kernels --help`."""
