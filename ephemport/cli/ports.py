@@ -1,7 +1,8 @@
 """The options that say which ports: shared by the commands that reserve some."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ephemport._allocator import PortAllocator
 from ephemport._holding.group import check_group
@@ -10,7 +11,9 @@ from ephemport._holding.mode import mode_named
 from ephemport._holding.request import Request
 from ephemport._holding.shape import Shape, shape_of
 from ephemport._holding.sources import modes
+from ephemport._nodes.node import NodeReservation
 from ephemport._reservation import Reservation, reserve_group_from
+from ephemport.cli import there
 from ephemport.cli.specs import Ports, ports, wanted_ports, whole_numbers
 
 
@@ -54,7 +57,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
         help="where the servers bind (default: 127.0.0.1); the hold covers every address",
     )
     parser.add_argument(
@@ -62,43 +64,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"where the ports come from: {', '.join(modes())} or portserver:ADDRESS "
         "(default: the environment's EPHEMPORT_MODE, else ephemeral)",
     )
+    there.add_options(parser)
+
+
+def asked(
+    options: argparse.Namespace, ways: Sequence[tuple[str, str | Handoff]], count: int | None
+) -> "Asking":
+    """The ports that the options ask for, checked. Nothing is bound yet.
+
+    ways: the protocol and the hand-off of each port. count: None: as many ports as --offsets names,
+    or one; the one way is for each of them.
+    """
+    there.check(options)
+    shape = shape_of(count, options.contiguous, options.offsets, options.multiple_of)
+    every = ways if len(ways) > 1 else [*ways] * shape.length
+    wanted = _wanted(options.wanted)
+    excluded = [port for some in options.excluded or () for port in some]
+    if options.on is not None:
+        return there.AskedThere(options, every, shape, wanted, excluded)
+    host = options.host or "127.0.0.1"
+    requests = [Request(host, protocol, wanted, excluded, handoff) for protocol, handoff in every]
+    return Asked(options.mode, requests, shape)
 
 
 class Asked:
-    """The ports that the options ask for, checked. Nothing is bound yet.
+    """The ports that the options ask for, on this host."""
 
-    ways: the protocol and the hand-off of each port. None: as many ports as --offsets names, or
-    one; `way` is for each of them.
-    """
+    def __init__(self, mode: str | None, requests: Sequence[Request], shape: Shape) -> None:
+        mode_named(mode)
+        check_group(requests, shape)
+        self._mode = mode
+        self._requests = requests
+        self._shape = shape
 
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        ways: Sequence[tuple[str, str | Handoff]],
-        count: int | None,
-    ) -> None:
-        self._mode: str | None = options.mode
-        self._shape: Shape = shape_of(
-            count, options.contiguous, options.offsets, options.multiple_of
-        )
-        every = ways if len(ways) > 1 else [*ways] * self._shape.length
-        self._requests = [
-            Request(
-                options.host,
-                protocol,
-                _wanted(options.wanted),
-                [port for some in options.excluded or () for port in some],
-                handoff,
-            )
-            for protocol, handoff in every
-        ]
-        mode_named(options.mode)
-        check_group(self._requests, self._shape)
-
-    def reserve(self) -> list[Reservation]:
-        """One reservation for each port, all or none."""
+    @contextmanager
+    def held(self) -> Iterator[list[Reservation]]:
+        """Reserve them, all or none, and hold them in the block."""
         source = PortAllocator(self._mode).source("testing")
-        return list(reserve_group_from(source, self._requests, self._shape))
+        with reserve_group_from(source, self._requests, self._shape) as group:
+            yield list(group)
+
+
+Asking = Asked | there.AskedThere
+Held = Sequence[Reservation] | Sequence[NodeReservation]
 
 
 def _wanted(given: list[Ports] | None) -> int | list[int] | None:

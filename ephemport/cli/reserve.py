@@ -10,12 +10,12 @@ from itertools import pairwise
 from types import FrameType
 from typing import Any
 
-from ephemport import EphemportError, Reservation
+from ephemport import EphemportError
 from ephemport._arguments import PORTS, shown
 from ephemport._holding.handoffs import HANDOFFS
 from ephemport._kernel.process_end import ProcessEnd
 from ephemport._kernel.protocols import PARTS
-from ephemport.cli import ports
+from ephemport.cli import ports, there
 
 _EXAMPLES = """\
 examples:
@@ -25,6 +25,7 @@ examples:
   ephemport reserve -n 2 --port 8000-8010 --exclude 8003     two of these, but not 8003
   ephemport reserve -n 3 --contiguous    P, P+1 and P+2
   ephemport reserve --offsets 0,10000    P and P+10000, as a Redis Cluster node has them
+  ephemport reserve --on 'ssh n7' --host 10.0.0.7     held on another host
   ephemport reserve --offsets 0,1 --multiple-of 2 --protocol udp     an even port and the next: RTP
 """
 
@@ -73,22 +74,22 @@ def _reserve(options: argparse.Namespace) -> int:
         count = 1
     if count is not None and not 0 < count < PORTS:
         raise ValueError(f"-n takes how many ports, from 1 up to {PORTS - 1}, not {shown(count)}")
-    asked = ports.Asked(options, [(options.protocol, options.handoff)], count)
+    asked = ports.asked(options, [(options.protocol, options.handoff)], count)
     if options.holder_for is not None:
         return _hold_for(options.holder_for, asked)
     # Before the first port is printed: its reader may stop this process at once.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, _stop)
-    reservations: list[Reservation] = []
-    try:
-        reservations = asked.reserve()
+    with suppress(_Stopped), asked.held() as reservations:
         _print(reservations)
-        _wait_for_end_of_input()
-    except _Stopped:
-        pass
-    finally:
-        for reservation in reservations:
-            reservation.release()
+        node = there.node_of(reservations)
+        try:
+            if node is not None:
+                there.when_lost(node, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            _wait_for_end_of_input()
+        finally:
+            if node is not None:
+                there.require_held(node)
     return 0
 
 
@@ -100,7 +101,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
-def _print(reservations: list[Reservation]) -> None:
+def _print(reservations: ports.Held) -> None:
     for reservation in reservations:
         print(reservation.port)
     sys.stdout.flush()
@@ -121,7 +122,7 @@ def _wait_for_end_of_input() -> None:
             signal.pause()
 
 
-def _hold_for(pid: int, asked: ports.Asked) -> int:
+def _hold_for(pid: int, asked: ports.Asking) -> int:
     """Fork first, reserve in the child: a forked child keeps none of its parent's holds."""
     if pid <= 0:
         raise ValueError(f"--for takes the id of a running process, not {pid}")
@@ -175,12 +176,13 @@ def _last_descriptor() -> int:
         return int(os.sysconf("SC_OPEN_MAX"))
 
 
-def _hold_until_end(watched: ProcessEnd, writer: int, asked: ports.Asked) -> None:
+def _hold_until_end(watched: ProcessEnd, writer: int, asked: ports.Asking) -> None:
     with suppress(OSError):  # in a sandbox
         os.setsid()
     _close_what_is_inherited(*watched.descriptors, writer)
+    holding = asked.held()
     try:
-        reservations = asked.reserve()
+        reservations: ports.Held = holding.__enter__()
         answer = "".join(f"{reservation.port}\n" for reservation in reservations)
         answer = f"held\n{answer}"
     except (EphemportError, ValueError, OSError) as error:
@@ -193,6 +195,5 @@ def _hold_until_end(watched: ProcessEnd, writer: int, asked: ports.Asked) -> Non
     if reservations:
         while not watched.has_come:
             watched.sleep(_LONGEST_SLEEP if watched.descriptors else _PAUSE)
-        for reservation in reservations:
-            reservation.release()
+        holding.__exit__(None, None, None)
     os._exit(0)

@@ -6,17 +6,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ephemport import CallRefused, EphemportError, Reservation, ServerExited
+from ephemport import (
+    CallRefused,
+    EphemportError,
+    Node,
+    NodeLost,
+    NodeReservation,
+    Reservation,
+    ServerExited,
+)
 from ephemport._errors import refusal_in_words
 from ephemport._holding.handoffs import SHADOW, TAKEOVER, TAKEOVER_SHADOWING_UDP
 from ephemport._isolating.enter import enter
 from ephemport._reservation import start_server
 from ephemport._serving.placeholders import fill
-from ephemport.cli import ports
+from ephemport.cli import ports, there
 from ephemport.cli.names import refusal
 from ephemport.cli.streams import say
 
@@ -50,6 +58,7 @@ examples:
   ephemport run --port 8080,8081,0 -- ./server {PORT}
   ephemport run -p HTTP -p ADMIN --port 8000-8010 --exclude 8003 -- ./server {HTTP} {ADMIN}
   ephemport run -p PORT -p BUS --offsets 0,10000 -- redis-server --cluster-enabled yes --port {PORT}
+  ephemport run --on 'ssh n7' --host 10.0.0.7 -p MASTER_PORT -- ./train    held there, started here
   ephemport run --udp RTP --udp RTCP --contiguous --multiple-of 2 -- ./media-server {RTP}
 """
 _FORWARDED = {
@@ -140,23 +149,43 @@ def _run(options: argparse.Namespace) -> int:
     _fill_all(options.command, dict.fromkeys((name for name, _ in names), ""))
     if options.wait_listening is not None and not options.wait_listening >= 0:
         raise ValueError(f"--wait-listening takes seconds from 0 up, not {options.wait_listening}")
+    if options.on is not None:
+        _refuse_what_is_for_servers_here(options)
     # A UDP server sets no option, so without help only a shadow lets it in.
     helped = options.activate or options.assist
-    ways = {} if helped else {"udp": SHADOW, "both": TAKEOVER_SHADOWING_UDP}
+    both = TAKEOVER_SHADOWING_UDP if options.on is None else SHADOW
+    ways = {} if helped else {"udp": SHADOW, "both": both}
     if options.isolate:
         enter()
-    asked = ports.Asked(
+    asked = ports.asked(
         options, [(protocol, ways.get(protocol, TAKEOVER)) for _, protocol in names], len(names)
     )
-    reservations = asked.reserve()
-    try:
-        values = {name: str(kept.port) for (name, _), kept in zip(names, reservations, strict=True)}
+    with asked.held() as held:
+        kept: Sequence[Reservation | NodeReservation] = held
+        values = {name: str(one.port) for (name, _), one in zip(names, kept, strict=True)}
         if not options.quiet:
             say(" ".join(f"{name}={port}" for name, port in values.items()))
-        return _Command(options, reservations, values).run()
-    finally:
-        for reservation in reservations:
-            reservation.release()
+        node = there.node_of(held)
+        if node is not None:
+            there.when_lost(node, lambda: _say_what_is_lost(node, values))
+        here = [one for one in held if isinstance(one, Reservation)]
+        return _Command(options, here, values).run()
+
+
+def _refuse_what_is_for_servers_here(options: argparse.Namespace) -> None:
+    for name in ("wait_listening", "activate", "assist", "isolate"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for a server on this host; with --on the command "
+                "runs here and its ports are held over there"
+            )
+
+
+def _say_what_is_lost(node: Node, values: dict[str, str]) -> None:
+    try:
+        there.require_held(node)
+    except NodeLost as error:
+        say(f"{' '.join(f'{name}={port}' for name, port in values.items())}: {error}")
 
 
 def _fill_all(command: list[str], values: dict[str, str]) -> list[str]:
@@ -243,7 +272,7 @@ class _Command:
         return start_server(
             self._reservations,
             _fill_all(self._options.command, self._values),
-            names=list(self._values),
+            names=list(self._values) if self._reservations else [],
             activate=self._options.activate,
             assist=self._options.assist,
             env={**os.environ, **self._values},
