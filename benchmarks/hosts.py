@@ -92,7 +92,7 @@ def shell_server(here: Host, there: Host) -> Iterator[list[str]]:
     ) as server:
         assert server.stdout is not None
         try:
-            port = server.stdout.readline().strip()
+            port = str(int(server.stdout.readline()))
             yield [*here.enter, sys.executable, RSH, "run", there.address, port]
         finally:
             server.kill()
