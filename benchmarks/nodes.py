@@ -8,7 +8,6 @@ import argparse
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from benchmarks.cells import environment
 from benchmarks.hosts import Host, shell_server, two_hosts
 from benchmarks.record import describe_environment
+from benchmarks.report import in_words
+from benchmarks.stats import spread
 from ephemport import EphemportError, Node, on
 
 _LEASE = 2.0
@@ -41,6 +42,8 @@ import os, sys, ephemport
 node = ephemport.on(sys.argv[2:], python=sys.executable, lease=float(sys.argv[1]) or None)
 print(node.reserve(host="10.77.0.2").port, flush=True)
 if os.environ.get("FORK"):
+    import warnings
+    warnings.simplefilter("ignore")  # that it forks beside a thread is the point
     if os.fork() == 0:
         import time
         time.sleep(60)
@@ -137,8 +140,9 @@ def _timed(to: list[float]) -> Iterator[None]:
 
 
 def _shown(times: list[float]) -> str:
-    low, middle, high = statistics.quantiles(times, n=4)
-    return f"{middle * 1e3:.3g} ms ({low * 1e3:.3g}-{high * 1e3:.3g})"
+    found = spread(times)
+    low, middle, high = (in_words(found[name]) for name in ("low", "median", "high"))
+    return f"{middle} ({low} to {high})"
 
 
 def _print_ends(here: Host, there: Host, shell: list[str], rounds: int) -> None:

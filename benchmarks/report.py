@@ -82,8 +82,8 @@ def _line(results: Results, peer: str) -> list[str]:
         _number(narrow.get("failed_starts")),
         _number(narrow.get("failed_picks")),
         _number(sum(wrong) / len(wrong) if wrong else None),
-        f"{_number(one['ratio']['median'])} ({_time(one['seconds']['median'])})" if one else "",
-        _time(answers.value(held, "seconds", "median")),
+        f"{_number(one['ratio']['median'])} ({in_words(one['seconds']['median'])})" if one else "",
+        in_words(answers.value(held, "seconds", "median")),
     ]
 
 
@@ -116,7 +116,7 @@ def _cost(results: Results) -> Iterable[str]:
     for peer in answers.peers(results, limit=True):
         found = [answers.cost(results, peer, size) for size in cost.GROUPS]
         cells = [
-            f"{_time(row['seconds']['median'])}, {_number(row['ratio']['median'])} "
+            f"{in_words(row['seconds']['median'])}, {_number(row['ratio']['median'])} "
             f"({_number(row['ratio']['low'])}-{_number(row['ratio']['high'])})"
             if row
             else ""
@@ -143,7 +143,7 @@ def _growth(results: Results) -> Iterable[str]:
             for held in growth.HELD
         ]
         cells = [
-            f"{_time(found[0]['seconds']['median'])} (x{_number(found[0]['own_ratio'])})"
+            f"{in_words(found[0]['seconds']['median'])} (x{_number(found[0]['own_ratio'])})"
             if found
             else ""
             for found in levels
@@ -168,7 +168,7 @@ def _growth(results: Results) -> Iterable[str]:
 
 def _at_once(row: dict[str, Any]) -> str:
     failed = row["failed_picks"]
-    each = f"{_time(row['seconds']['median'])}, {row['per_second']:,.0f}/s"
+    each = f"{in_words(row['seconds']['median'])}, {row['per_second']:,.0f}/s"
     return f"{each}, {failed:,} failed" if failed else each
 
 
@@ -184,7 +184,7 @@ def _suite(results: Results) -> Iterable[str]:
                 tests = found[0]["tests"]
                 lines.append([
                     way, f"-n {workers}", f"{middle:.1f} s ({seconds[0]:.1f}-{seconds[-1]:.1f})",
-                    _time(middle / tests), f"{failed} of {tests * len(found)}",
+                    in_words(middle / tests), f"{failed} of {tests * len(found)}",
                 ])  # fmt: skip
     yield _table(["suite", "workers", "wall time (range)", "a test", "failed tests"], lines)
     lines = [
@@ -255,7 +255,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _spread(found: dict[str, float]) -> str:
-    return f"{_time(found['median'])} ({_time(found['low'])} to {_time(found['high'])})"
+    return f"{in_words(found['median'])} ({in_words(found['low'])} to {in_words(found['high'])})"
 
 
 def _number(value: float | None) -> str:
@@ -264,7 +264,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value == 0 or abs(value) >= 10 else f"{value:.2f}"
 
 
-def _time(seconds: float | None) -> str:
+def in_words(seconds: float | None) -> str:
     if seconds is None:
         return ""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):

@@ -20,6 +20,7 @@ def serve(address: tuple[str, int]) -> None:
         while True:
             connection, _ = server.accept()
             with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 words = b""
                 while not words.endswith(b"\n"):
                     words += connection.recv(1)
@@ -29,6 +30,7 @@ def serve(address: tuple[str, int]) -> None:
 
 def run(address: tuple[str, int], words: list[str]) -> None:
     with socket.create_connection(address) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(json.dumps(words).encode() + b"\n")
         threading.Thread(target=_send, args=(connection,), daemon=True).start()
         while data := connection.recv(65536):
