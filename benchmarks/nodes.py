@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from benchmarks.cells import environment
 from benchmarks.hosts import Host, shell_server, two_hosts
 from benchmarks.record import describe_environment
-from benchmarks.report import in_words
+from benchmarks.report import spread_in_words
 from benchmarks.stats import spread
 from ephemport import EphemportError, Node, on
 
@@ -140,9 +140,7 @@ def _timed(to: list[float]) -> Iterator[None]:
 
 
 def _shown(times: list[float]) -> str:
-    found = spread(times)
-    low, middle, high = (in_words(found[name]) for name in ("low", "median", "high"))
-    return f"{middle} ({low} to {high})"
+    return spread_in_words(spread(times))
 
 
 def _print_ends(here: Host, there: Host, shell: list[str], rounds: int) -> None:

@@ -82,8 +82,8 @@ def _line(results: Results, peer: str) -> list[str]:
         _number(narrow.get("failed_starts")),
         _number(narrow.get("failed_picks")),
         _number(sum(wrong) / len(wrong) if wrong else None),
-        f"{_number(one['ratio']['median'])} ({in_words(one['seconds']['median'])})" if one else "",
-        in_words(answers.value(held, "seconds", "median")),
+        f"{_number(one['ratio']['median'])} ({_time(one['seconds']['median'])})" if one else "",
+        _time(answers.value(held, "seconds", "median")),
     ]
 
 
@@ -116,7 +116,7 @@ def _cost(results: Results) -> Iterable[str]:
     for peer in answers.peers(results, limit=True):
         found = [answers.cost(results, peer, size) for size in cost.GROUPS]
         cells = [
-            f"{in_words(row['seconds']['median'])}, {_number(row['ratio']['median'])} "
+            f"{_time(row['seconds']['median'])}, {_number(row['ratio']['median'])} "
             f"({_number(row['ratio']['low'])}-{_number(row['ratio']['high'])})"
             if row
             else ""
@@ -143,7 +143,7 @@ def _growth(results: Results) -> Iterable[str]:
             for held in growth.HELD
         ]
         cells = [
-            f"{in_words(found[0]['seconds']['median'])} (x{_number(found[0]['own_ratio'])})"
+            f"{_time(found[0]['seconds']['median'])} (x{_number(found[0]['own_ratio'])})"
             if found
             else ""
             for found in levels
@@ -168,7 +168,7 @@ def _growth(results: Results) -> Iterable[str]:
 
 def _at_once(row: dict[str, Any]) -> str:
     failed = row["failed_picks"]
-    each = f"{in_words(row['seconds']['median'])}, {row['per_second']:,.0f}/s"
+    each = f"{_time(row['seconds']['median'])}, {row['per_second']:,.0f}/s"
     return f"{each}, {failed:,} failed" if failed else each
 
 
@@ -184,14 +184,17 @@ def _suite(results: Results) -> Iterable[str]:
                 tests = found[0]["tests"]
                 lines.append([
                     way, f"-n {workers}", f"{middle:.1f} s ({seconds[0]:.1f}-{seconds[-1]:.1f})",
-                    in_words(middle / tests), f"{failed} of {tests * len(found)}",
+                    _time(middle / tests), f"{failed} of {tests * len(found)}",
                 ])  # fmt: skip
     yield _table(["suite", "workers", "wall time (range)", "a test", "failed tests"], lines)
     lines = [
-        [f"fixture `{row['fixture']}` above an empty one", _spread(row["above_empty"])]
+        [f"fixture `{row['fixture']}` above an empty one", spread_in_words(row["above_empty"])]
         for row in answers.rows(results, suite.NAME, measure="fixture")
     ] + [
-        [f"starting pytest with the plugin ({row['setting']})", _spread(row["above_without"])]
+        [
+            f"starting pytest with the plugin ({row['setting']})",
+            spread_in_words(row["above_without"]),
+        ]
         for row in answers.rows(results, suite.NAME, measure="start-up")
     ]
     yield _table(["what it adds", "median (quartiles)"], lines)
@@ -201,14 +204,14 @@ def _up(results: Results) -> Iterable[str]:
     yield _table(
         ["from listen() to knowing it", "median (quartiles)", "processor while waiting"],
         (
-            [row["way"], _spread(row["seconds"]), f"{row['busy']['median']:.2%}"]
+            [row["way"], spread_in_words(row["seconds"]), f"{row['busy']['median']:.2%}"]
             for row in answers.rows(results, up.NAME, measure="delay")
         ),
     )
     yield _table(
         ["from starting it to the first answer", "median (quartiles)", f"times {up.OURS}"],
         (
-            [row["way"], _spread(row["seconds"]), _number(row["ratio"]["median"])]
+            [row["way"], spread_in_words(row["seconds"]), _number(row["ratio"]["median"])]
             for row in answers.rows(results, up.NAME, measure="first answer")
         ),
     )
@@ -216,7 +219,7 @@ def _up(results: Results) -> Iterable[str]:
     if in_vain:
         yield _table(
             ["waiting in vain, and the error", "processor time, median (quartiles)"],
-            ([row["way"], _spread(row["seconds"])] for row in in_vain),
+            ([row["way"], spread_in_words(row["seconds"])] for row in in_vain),
         )
 
 
@@ -254,8 +257,9 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join([f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|", *body])
 
 
-def _spread(found: dict[str, float]) -> str:
-    return f"{in_words(found['median'])} ({in_words(found['low'])} to {in_words(found['high'])})"
+def spread_in_words(found: dict[str, float]) -> str:
+    """A median of times with its quartiles."""
+    return f"{_time(found['median'])} ({_time(found['low'])} to {_time(found['high'])})"
 
 
 def _number(value: float | None) -> str:
@@ -264,7 +268,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value == 0 or abs(value) >= 10 else f"{value:.2f}"
 
 
-def in_words(seconds: float | None) -> str:
+def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
