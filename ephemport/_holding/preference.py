@@ -9,6 +9,7 @@ from ephemport._holding.refusal import first_step, unavailable
 from ephemport._holding.request import Request
 from ephemport._holding.shape import Shape
 from ephemport._looking.diagnosis import Found, diagnosis_or_none, found_on
+from ephemport._looking.sight import unseen_holders
 
 EXCLUDED = "excluded"
 
@@ -159,7 +160,7 @@ class _Owners:
             groups.setdefault(alike if known else port, []).append(port)
         shown = list(groups.values())[:_GROUPS]
         for first, *others in shown:
-            who = "; ".join(map(str, self._found[first])) or "the kernel no longer shows by whom"
+            who = "; ".join(map(str, self._found[first])) or _by_nobody()
             likewise = f" (likewise {listed(others)})" if others else ""
             yield f"{first} is taken: {who}{likewise}"
         said = {port for ports in shown for port in ports}
@@ -173,6 +174,13 @@ class _Owners:
         if self._ports:
             step = first_step(one for found in self._found.values() for one in found)
             yield step[0].lower() + step[1:]
+
+
+def _by_nobody() -> str:
+    hidden = unseen_holders()
+    if hidden is None:
+        return "the kernel no longer shows by whom"
+    return f"the kernel does not show by whom; {hidden}"
 
 
 def listed(ports: Collection[int]) -> str:

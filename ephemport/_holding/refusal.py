@@ -17,6 +17,7 @@ from ephemport._holding.steps import refused_step
 
 # Not with the first error: by then the process may have another root, or be another user's.
 from ephemport._looking.diagnosis import CLOSING, TIME_WAIT, Diagnosis, Found, diagnosis_or_none
+from ephemport._looking.sight import unseen_holders
 from ephemport._looking.time_wait import is_left_over, what_helps
 
 
@@ -57,7 +58,8 @@ def first_step(found: Iterable[Found]) -> str:
     """What to do about the processes or connections that stand in the way."""
     found = list(found)
     if not found:
-        return "Ask again"
+        hidden = unseen_holders()
+        return "Ask again" if hidden is None else "Release it, or end the process that holds it"
     if is_left_over(found):
         ports = {one.port for one in found}
         return what_helps(ports.pop()) if len(ports) == 1 else "Wait for those connections"

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -404,12 +405,26 @@ def can_see_bound_inactive() -> bool:
     bound (no free port); the next call asks again.
     """
     with lock, _Socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Not 127.0.0.1: machines with IPv6 alone do not have it.
-        probe.bind(("0.0.0.0", 0))
+        _bind_somewhere(probe)
         try:
             return bool(read_netlink("tcp", {State.BOUND_INACTIVE}, port=probe.getsockname()[1]))
         except OSError:
             return False
+
+
+def _bind_somewhere(probe: socket.socket) -> None:
+    # Not 127.0.0.1: machines with IPv6 alone do not have it.
+    try:
+        return probe.bind(("0.0.0.0", 0))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        full = error
+    # The ephemeral port range is full, and so most of the others are free.
+    for port in range(1024, 65536, 1021):
+        with suppress(OSError):
+            return probe.bind(("0.0.0.0", port))
+    raise full
 
 
 @functools.cache

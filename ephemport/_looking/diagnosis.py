@@ -1,25 +1,18 @@
 """Who has a port, and what that means for a server: one answer for people and for messages."""
 
 import math
-import os
 import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from ephemport._arguments import checked_port
 from ephemport._kernel.networks import Network, inside, other_networks
-from ephemport._kernel.processes import age, command_line, container, descriptors, pids
+from ephemport._kernel.processes import age, command_line, container, descriptors
 from ephemport._kernel.protocols import PARTS, check_protocol
-from ephemport._kernel.sockets import (
-    SocketRecord,
-    State,
-    can_see_bound_inactive,
-    read_netlink,
-    read_proc_net,
-    read_sockets,
-)
+from ephemport._kernel.sockets import SocketRecord, State, read_proc_net, read_sockets
 from ephemport._looking.listeners import owner_in_words, place
 from ephemport._looking.recognition import HoldKind, Recognized, Recognizer, is_udp_hold
+from ephemport._looking.sight import HOLDERS_UNSEEN, unseen
 from ephemport._looking.trial import Trials, in_words, try_binds
 
 LISTENS, RECEIVES, HOLDS = "listens", "receives", "holds"
@@ -135,6 +128,9 @@ class Diagnosis(NamedTuple):
 
     def __str__(self) -> str:
         who = "; ".join(map(str, self.found)) or "the kernel shows nobody"
+        if not self.found and not self.free and "tcp" in PARTS[self.protocol]:
+            hidden = [one for one in self.unseen if one.startswith(HOLDERS_UNSEEN)]
+            who = "; ".join([who, *hidden])
         return f"{who} ({self.meaning})"
 
     def as_dict(self) -> dict[str, Any]:
@@ -241,28 +237,6 @@ def describe(records: Iterable[SocketRecord], network: int | None = None) -> lis
     with Recognizer() as recognizer:
         found = [_found(group, openers, recognizer, facts, network) for group in groups.values()]
     return sorted(found, key=lambda one: (one.port, one.protocol, _ORDER[one.state], one.address))
-
-
-def unseen(port: int | None = None) -> list[str]:
-    """Return what this process cannot see of the machine, one sentence each."""
-    said = []
-    try:
-        sees_holds = can_see_bound_inactive()
-    except OSError:
-        sees_holds = True  # The question needs a bound socket, and there is none: assume it does.
-    if not sees_holds:
-        try:
-            read_netlink("tcp", {State.LISTEN}, port=port or 1)
-            why = f"Linux {os.uname().release} does not show them, Linux 6.8 does"
-        except OSError as error:
-            why = f"netlink (sock_diag) is refused: {os.strerror(error.errno or 0)}"
-        said.append(f"TCP sockets that are bound and do not listen cannot be seen: {why}")
-    seen = pids()
-    if not seen:
-        said.append("/proc is not mounted: no process can be named")
-    elif os.getuid() != 0 and 1 not in seen:
-        said.append("/proc hides the processes of other users (hidepid), or this is a sandbox")
-    return said
 
 
 _STATES = {

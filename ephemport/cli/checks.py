@@ -17,6 +17,7 @@ from ephemport._kernel import port_range
 from ephemport._kernel.protocols import NO_SUCH_FAMILY
 from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink, read_proc_net
 from ephemport._looking.diagnosis import diagnose
+from ephemport._looking.sight import in_use_in_words
 from ephemport.cli.check import BROKEN, NOTE, OK, Check
 from ephemport.cli.sandbox_checks import (
     activation,
@@ -143,9 +144,10 @@ def ephemeral_range(name: str) -> Check:
     reserved = port_range.reserved_ports()
     usable = {port for port in ports if port not in reserved}
     used = {kind: len(port_range.ports_in_use(kind) & usable) for kind in ("tcp", "udp")}
+    said = {kind: in_use_in_words(count, kind) for kind, count in used.items()}
     reason = (
         f"{ports.start}-{ports.stop - 1}, {len(usable):,} ports, of which "
-        f"{used['tcp']:,} (tcp) and {used['udp']:,} (udp) are in use"
+        f"{said['tcp']} (tcp) and {said['udp']} (udp) are in use"
     )
     remedy = 'sysctl -w net.ipv4.ip_local_port_range="10240 65535"'
     full = max(used.values())

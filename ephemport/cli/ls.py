@@ -16,9 +16,9 @@ from ephemport._looking.diagnosis import (
     RECEIVES,
     Found,
     all_holders_and_listeners,
-    unseen,
 )
 from ephemport._looking.listeners import place, unknown_owner
+from ephemport._looking.sight import unseen, unseen_holders
 from ephemport.cli import tables
 from ephemport.cli.tables import Cell, Line, Span
 
@@ -131,6 +131,8 @@ def _ls(options: argparse.Namespace) -> int:
     if options.json:
         found = all_holders_and_listeners()
         print(json.dumps(_as_json(found, options.all), indent=2))
+        for one in unseen():
+            print(f"not seen: {one}", file=sys.stderr)
         return 0
     tables.show(_lines(options.all, tables.width()))
     return 0
@@ -155,7 +157,8 @@ def _lines(everything: bool, columns: int) -> list[Line]:
 
 def _held_table(held: list[HeldPort], columns: int) -> list[Line]:
     if not held:
-        return tables.wrapped("no port is held", columns)
+        seen = unseen_holders() is None
+        return tables.wrapped("no port is held" if seen else "no held port is seen", columns)
     heads = (
         *("PORT", "PROTO", "STATE", "AGE", "USER", "PID", "HOLDER"),
         *("PID", "SERVER", "WORKER", "TEST"),

@@ -200,12 +200,13 @@ def _of_port(port: int, tried: FailedBind | None, evidence: Evidence) -> str:
 
 def _of_any_port(protocol: str) -> str:
     from ephemport._kernel.port_range import ephemeral_range, ports_in_use
+    from ephemport._looking.sight import in_use_in_words
 
     ports = ephemeral_range()
-    used = len(ports_in_use(protocol) & set(ports))
+    used = in_use_in_words(len(ports_in_use(protocol) & set(ports)), protocol)
     return (
         "the bind asked for any port (port 0), and the kernel found none. Now "
-        f"{used:,} of the {len(ports):,} ports of the ephemeral port range {ports.start}-"
+        f"{used} of the {len(ports):,} ports of the ephemeral port range {ports.start}-"
         f"{ports.stop - 1} are in use ({protocol}); 'ephemport ls --all' lists who holds and who "
         "listens"
     )

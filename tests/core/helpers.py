@@ -5,6 +5,7 @@ Importing this must stay cheap and must not import pytest: children in namespace
 
 import errno
 import itertools
+import operator
 import os
 import signal
 import socket
@@ -12,10 +13,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, SupportsIndex
 
+from ephemport import holders
 from ephemport._kernel.namespaces import _CAP_NET_ADMIN, _CAP_SYS_ADMIN, _has_capabilities
-from ephemport._kernel.sockets import State, read_sockets
+from ephemport._kernel.sockets import State, can_see_bound_inactive, read_sockets
 
 NOBODY = 65534
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -123,16 +125,31 @@ def open_descriptors() -> list[str]:
 
 
 def bound_ports() -> set[int]:
-    """The TCP ports that this process's sockets are bound to, as the kernel reports."""
-    inodes = set()
+    """The TCP ports that this process's sockets are bound to, also where no listing shows them."""
+    ports = set()
     for one in open_descriptors():
-        if "socket:[" in one:
-            inodes.add(int(one.partition("[")[2].rstrip("]")))
-    return {
-        record.port
-        for record in read_sockets("tcp", {State.BOUND_INACTIVE, State.LISTEN})
-        if record.inode in inodes
-    }
+        descriptor, _, what = one.partition(" ")
+        if what.startswith("socket:["):
+            with socket.socket(fileno=os.dup(int(descriptor))) as copy:
+                if copy.family in (V4, V6) and copy.type == TCP:
+                    ports.add(copy.getsockname()[1])
+    return ports - {0}
+
+
+def is_held(port: SupportsIndex, *pids: int, protocols: tuple[str, ...] = ("tcp",)) -> bool:
+    """Whether these processes hold the port, on each protocol once.
+
+    A kernel that does not show who holds a TCP port (before 6.8) keeps it from others all the same.
+    """
+    number = operator.index(port)
+    found = holders(number)
+    shown = [one for one in protocols if one == "udp" or can_see_bound_inactive()]
+    kinds = {"tcp": TCP, "udp": UDP}
+    return (
+        sorted(one.protocol for one in found) == shown
+        and {one.pid for one in found} == set(pids if shown else ())
+        and not any(may_bind(number, "::", kind=kinds[one]) for one in protocols)
+    )
 
 
 def can_be_two_users() -> bool:

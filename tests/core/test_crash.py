@@ -9,8 +9,13 @@ from contextlib import ExitStack
 import pytest
 
 import ephemport._holding.hold
-from ephemport import PortUnavailable, holders, listeners, reserve
-from ephemport._kernel.sockets import SocketRecord, State, read_sockets
+from ephemport import PortUnavailable, listeners, reserve
+from ephemport._kernel.sockets import (
+    SocketRecord,
+    State,
+    can_see_bound_inactive,
+    read_sockets,
+)
 from tests.conftest import InNamespace
 from tests.core.helpers import (
     abort_on_close,
@@ -18,6 +23,7 @@ from tests.core.helpers import (
     child,
     eventually,
     finish,
+    is_held,
     leave_time_wait,
     may_bind,
     peer,
@@ -51,7 +57,7 @@ def _crash_and_restart() -> None:
             assert client.recv(1) == b""
             abort_on_close(client)
             client.close()
-            assert [one.pid for one in holders(r)] == [os.getpid()]
+            assert is_held(r, os.getpid())
 
 
 def test_a_server_crashes_and_restarts_a_hundred_times(in_namespace: InNamespace) -> None:
@@ -91,8 +97,11 @@ def test_a_port_whose_server_left_time_waits(in_namespace: InNamespace) -> None:
 
 
 def _still_used() -> None:
+    # An older kernel does not show a server on one address between its bind() and its listen().
+    quiet = [False] if can_see_bound_inactive() else []
     for port, (address, listens) in enumerate(
-        itertools.product(("127.0.0.1", "127.0.0.9", "0.0.0.0", "::", "::1"), (False, True)), 50000
+        itertools.product(("127.0.0.1", "127.0.0.9", "0.0.0.0", "::", "::1"), (*quiet, True)),
+        50000,
     ):
         leave_time_wait(port)
         with bound(port, address, (socket.SO_REUSEADDR,)) as server:

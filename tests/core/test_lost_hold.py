@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ephemport import Reservation, ReservationReleased, adopt, reserve, reserve_many
+from tests.abilities import Ability, needs, without
 from tests.conftest import run_python
 from tests.core.helpers import bound, in_child, may_bind, open_descriptors
 
@@ -150,6 +151,7 @@ os._exit(0)
     assert "adopt()" not in said
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_after_a_fork_the_port_is_free_when_release_returns() -> None:
     for _ in range(200):
         r = reserve()
@@ -160,6 +162,18 @@ def test_after_a_fork_the_port_is_free_when_release_returns() -> None:
         free = may_bind(r.port, "::")
         os.waitpid(pid, 0)
         assert free
+
+
+@without(Ability.SHOWS_BOUND)
+def test_after_a_fork_the_port_is_free_when_the_child_has_closed_its_copy() -> None:
+    for _ in range(20):
+        r = reserve()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        r.release()
+        os.waitpid(pid, 0)
+        assert may_bind(r.port, "::")
 
 
 def test_what_a_fork_in_another_thread_caught_in_the_middle_is_closed() -> None:

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from ephemport import EphemportError, ReservationReleased, adopt, holders, reserve
+from ephemport import EphemportError, ReservationReleased, adopt, reserve
 from ephemport._kernel.fork import lock
 from tests.conftest import InNamespace
-from tests.core.helpers import eventually, may_bind
+from tests.core.helpers import eventually, is_held, may_bind
 from tests.core.helpers import open_descriptors as descriptors
 from tests.takeover.sharing import Adopter, giver, servers, take_sockets, visit
 
@@ -99,7 +99,7 @@ def test_an_adopter_that_gives_up_after_it_has_confirmed() -> None:
         with adopt(one.token) as adopted:
             assert adopted.port == one.port
             assert one.has_let_go()
-            assert [holder.pid for holder in holders(one.port)] == [os.getpid()]
+            assert is_held(one.port, os.getpid())
 
 
 def test_of_a_stopped_giver_the_adopter_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

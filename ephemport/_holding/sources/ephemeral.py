@@ -13,6 +13,7 @@ from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel import port_range
 from ephemport._kernel.protocols import PARTS
+from ephemport._looking.sight import in_use_in_words, unseen_holders
 from ephemport._spelling import preferring
 
 # How many random ports to try before the kernel's own search, which finds the last free one.
@@ -114,12 +115,15 @@ def _explain(protocol: str, exclude: Collection[int], shape: Shape) -> str:
     ports = port_range.ephemeral_range()
     span, size = f"{ports.start}-{ports.stop - 1}", f"{len(ports):,}"
     excluded, reserved = set(exclude), port_range.reserved_ports()
+    hidden = unseen_holders() if "tcp" in PARTS[protocol] else None
+    most = "" if hidden is None else "at most "
     facts: list[str] = []
     in_use: set[int] = set()
     try:
         for kind in PARTS[protocol]:
             used = port_range.ports_in_use(kind)
-            facts.append(f"{len(used & set(ports)):,} of its {size} ports are in use ({kind})")
+            number = in_use_in_words(len(used & set(ports)), kind)
+            facts.append(f"{number} of its {size} ports are in use ({kind})")
             in_use |= used
     except OSError as error:
         facts.append(f"how many of its {size} ports are in use is unknown ({error})")
@@ -131,10 +135,18 @@ def _explain(protocol: str, exclude: Collection[int], shape: Shape) -> str:
     if shape.offsets is not None and not shape.is_row:
         possible = sum(1 for _ in shape.places(ports))
         left = sum(1 for _ in shape.places(ports, taken))
-        facts.append(f"{possible:,} can be the first port, and {left:,} of them with all others")
+        facts.append(
+            f"{possible:,} can be the first port, and {most}{left:,} of them with all others"
+        )
     elif shape.length > 1:
         left = shape.room(ports, taken)
-        facts.append(f"the longest row left has {left:,}" if shape.is_row else f"{left:,} are left")
+        facts.append(
+            f"the longest row left has {most}{left:,}"
+            if shape.is_row
+            else f"{most}{left:,} are left"
+        )
+    if hidden is not None:
+        facts.append(hidden)
     return (
         f"{not_enough(protocol, shape)} in the ephemeral port range {span}; "
         f"{', '.join(facts)}. {_what_helps(in_use, excluded, shape)}"

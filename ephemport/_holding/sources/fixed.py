@@ -15,6 +15,7 @@ from ephemport._holding.sources import Source, Terms, not_enough
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ports_in_use
 from ephemport._kernel.protocols import PARTS
+from ephemport._looking.sight import in_use_in_words
 
 
 def open_sources(terms: Terms) -> dict[str, Source]:
@@ -125,7 +126,8 @@ class Fixed:
         unlocked = sum(port in used for port, one in standing.items() if one is Standing.NOTHING)
         taken = [f"{locked} are locked by ephemport (see {self._locks.path})"]
         if unlocked:
-            taken.append(f"{unlocked} are used by sockets without a lock there")
+            number = in_use_in_words(unlocked, "udp" if protocol == "udp" else "tcp")
+            taken.append(f"{number} are used by sockets without a lock there")
         if files:
             more = ", ..." if len(files) > 5 else ""
             taken.append(
