@@ -14,6 +14,7 @@ from ephemport._holding.host import make_url
 from ephemport._holding.request import Request
 from ephemport._holding.shape import ONE, Shape, shape_of
 from ephemport._nodes.channel import Channel
+from ephemport._nodes.command import CommandChannel
 from ephemport._nodes.wire import PROTOCOL
 
 Terms = dict[str, Any]
@@ -442,7 +443,7 @@ def on(
         from ephemport._nodes.ship import INTERPRETER, shipment
 
         behind, shipped = [*INTERPRETER], shipment(arguments)
-    channel = Channel(
+    channel = CommandChannel(
         [*words, python, *behind], shlex.join(words) or "here", lease, timeout, shipped
     )
     try:

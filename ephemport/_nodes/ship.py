@@ -12,7 +12,7 @@ import zipfile
 from importlib import resources
 from pathlib import PurePosixPath
 
-from ephemport._nodes.channel import Shipment
+from ephemport._nodes.command import Shipment
 from ephemport._nodes.wire import MARK
 
 # Words of a command that no shell changes.

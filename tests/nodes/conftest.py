@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.hosts import Host, shell_server, two_hosts
 from ephemport import Node, on
+from ephemport._nodes.command import CommandChannel
 
-__all__ = ["Host", "hosts", "node_on", "remote_shell"]
+__all__ = ["Host", "channel_of", "hosts", "node_on", "remote_shell"]
 
 
 @pytest.fixture
@@ -25,6 +26,13 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def node_on(host: Host, **terms: Any) -> Node:
     """The host as a node, with this interpreter."""
     return on(host.enter, python=sys.executable, **terms)
+
+
+def channel_of(node: Node) -> CommandChannel:
+    """The inside of a node behind a command."""
+    channel = node._channel
+    assert isinstance(channel, CommandChannel)
+    return channel
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ephemport import (
 )
 from tests.conftest import ROOT
 from tests.core.helpers import eventually
-from tests.nodes.conftest import Host, node_on
+from tests.nodes.conftest import Host, channel_of, node_on
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def _pipes(pid: int) -> set[str]:
 
 
 def _pipes_of(node: Node) -> set[str]:
-    channel = node._channel
+    channel = channel_of(node)
     descriptors = (channel._to_agent, channel._from_agent, channel._words)
     return {os.readlink(f"/proc/self/fd/{one.number}") for one in descriptors}
 
@@ -164,13 +164,13 @@ def test_errors_are_those_of_reserve_with_who_has_it(here: Node) -> None:
 
 
 def test_what_is_wrong_is_refused_here_and_nothing_is_asked(here: Node) -> None:
-    asked = list(here._channel._sent)
+    asked = list(channel_of(here)._sent)
     for terms in ({"protocol": "icmp"}, {"port": 70000}, {"handoff": "x"}, {"exclude": "80"}):
         with pytest.raises((TypeError, ValueError)):
             here.reserve(host="127.0.0.1", **terms)
     with pytest.raises(ValueError, match="multiple_of"):
         here.reserve_many(2, host="127.0.0.1", multiple_of=2)
-    assert set(here._channel._sent) <= set(asked)
+    assert set(channel_of(here)._sent) <= set(asked)
 
 
 def test_a_process_there_adopts_it(here: Node) -> None:
@@ -257,7 +257,7 @@ def test_an_interrupted_call_leaves_nothing_held(hosts: tuple[Host, Host]) -> No
         try:
 
             def interrupt() -> None:
-                eventually(lambda: node._channel._waiting)
+                eventually(lambda: channel_of(node)._waiting)
                 signal.pthread_kill(main, signal.SIGUSR1)
 
             waits = threading.Thread(target=interrupt)

@@ -11,7 +11,7 @@ import pytest
 from ephemport import Node, NodeLost, on
 from tests.conftest import ROOT
 from tests.core.helpers import eventually
-from tests.nodes.conftest import Host, node_on
+from tests.nodes.conftest import Host, channel_of, node_on
 
 SHORT = 1.5
 
@@ -52,9 +52,9 @@ def test_signs_of_life_keep_it(hosts: tuple[Host, Host], remote_shell: list[str]
     _, there = hosts
     with open_over(remote_shell, lease=6) as node:
         r = node.reserve(host=there.address)
-        lease_ends = node._channel._alive_until
+        lease_ends = channel_of(node)._alive_until
         # Nothing is asked from now on.
-        eventually(lambda: node._channel._alive_until > lease_ends)
+        eventually(lambda: channel_of(node)._alive_until > lease_ends)
         assert not r.lost
         assert not there.is_free(r.port)
 
@@ -65,7 +65,7 @@ def test_without_a_lease_a_cut_link_is_seen_by_the_next_answer(
     here, there = hosts
     with open_over(remote_shell, lease=None) as node:
         r = node.reserve(host=there.address)
-        node._channel._timeout = SHORT  # not for the greeting, which a busy machine delays
+        channel_of(node)._timeout = SHORT  # not for the greeting, which a busy machine delays
         here.cut()
         assert not r.lost
         with pytest.raises(NodeLost, match=f"it did not answer within {SHORT:g} s"):
@@ -138,7 +138,7 @@ def test_closed_descriptors_are_a_lost_node_and_nobody_else_is_hit(
     _, there = hosts
     node = node_on(there)
     try:
-        channel = node._channel
+        channel = channel_of(node)
         number = channel._from_agent.number
         os.close(number)
         strangers = [os.open(os.devnull, os.O_RDONLY)]
@@ -201,7 +201,7 @@ def test_threads_that_wait_are_woken_when_it_is_lost(hosts: tuple[Host, Host]) -
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for one in threads:
             one.start()
-        eventually(lambda: len(node._channel._waiting) == 4)
+        eventually(lambda: len(channel_of(node)._waiting) == 4)
         os.kill(node.pid, signal.SIGKILL)
         for one in threads:
             one.join(20)
