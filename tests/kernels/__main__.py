@@ -6,8 +6,8 @@ Each kernel runs in qemu, without hardware support, with this machine's root as 
 a root of Debian's packages), and with two processors. It needs qemu-system-x86 (arm64:
 qemu-system-arm), kmod and dpkg; the packages with the kernels are downloaded with apt-get and kept
 in EPHEMPORT_CI_CACHE or /var/cache/ephemport-ci. A test may be skipped there only for what
-its kernel is too old for. The results go to tests/kernels/results.json, and from there into the
-table of docs/kernels.md; `--subset` writes neither.
+its kernel is too old for. `--record` keeps the results in tests/kernels/results.json, and makes the
+table of docs/kernels.md of them.
 
 exit status: 0 all kernels passed, 1 one did not, 2 one could not be booted, 130 Ctrl-C
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.kernels import arm64
 from tests.kernels.debian import Suite, kernel
 from tests.kernels.machine import Ended, Job, run
-from tests.kernels.results import read_report, record
+from tests.kernels.results import Result, read_report, record
 
 PASSED, FAILED, NOT_BOOTED, INTERRUPTED = 0, 1, 2, 130
 
@@ -37,10 +37,15 @@ KERNELS = {
     "arm64": arm64.SUITE,
 }
 EVERYTHING = ("core", "kernel", "takeover", "assist", "isolation", "diagnosis")
-# What fits into some minutes.
+# What fits into some minutes: something of each.
 SUBSET = (
     "core/test_kernel_facts.py",
     "kernel/test_kernel_sockets.py",
+    "takeover/test_wait_facts.py",
+    "assist/test_assist_takeover.py",
+    "isolation/test_isolate_call.py",
+    "diagnosis/test_doctor.py",
+    "diagnosis/test_without_sight.py",
 )
 # Tests that run longer than this hang, also without hardware support.
 _LONGEST_TEST = 1500
@@ -60,23 +65,24 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, default=120, help="the limit of each (%(default)s)"
     )
-    parser.add_argument("--only", nargs="+", metavar="TEST", help="these tests, recorded nowhere")
+    parser.add_argument("--only", nargs="+", metavar="TEST", help="these tests, below tests/")
+    parser.add_argument("--record", action="store_true", help="keep the results in the table")
     options = parser.parse_args()
+    which = ", ".join(options.only or []) or ("subset" if options.subset else "all")
+    tests = options.only or (SUBSET if options.subset else EVERYTHING)
     statuses = []
     try:
         for name in options.kernels:
-            tests = options.only or [
-                f"tests/{one}" for one in (SUBSET if options.subset else EVERYTHING)
-            ]
-            statuses.append(
-                _one(name, tests, options.minutes * 60, not (options.subset or options.only))
-            )
+            status, result = _one(name, tests, options.minutes * 60)
+            statuses.append(status)
+            if result is not None and options.record:
+                record(name, which, result)
     except KeyboardInterrupt:
         return INTERRUPTED
     return max(statuses)
 
 
-def _one(name: str, tests: Sequence[str], seconds: float, keep: bool) -> int:
+def _one(name: str, tests: Sequence[str], seconds: float) -> tuple[int, Result | None]:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=f"kernel-{name}-"))
     print(f"== Linux {name}: the log is {folder}/log", flush=True)
@@ -84,20 +90,19 @@ def _one(name: str, tests: Sequence[str], seconds: float, keep: bool) -> int:
         ended = _boot(name, tests, seconds, folder)
     except (OSError, subprocess.SubprocessError) as error:
         print(f"Linux {name} cannot be booted: {error}", file=sys.stderr)
-        return NOT_BOOTED
+        return NOT_BOOTED, None
     minutes = (time.monotonic() - started) / 60
     if ended.status not in _RAN:
-        return _failed(name, ended, folder, minutes)
+        return _failed(name, ended, folder, minutes), None
     result = read_report(folder, minutes)
     print(f"== {result}")
     for line in (*result.failures, *(f"{n} skipped: {why}" for why, n in result.skipped.items())):
         print(line)
-    if keep:
-        record(name, result)
     if ended.status == 0 and not result.failures:
         shutil.rmtree(folder)
-        return PASSED
-    return FAILED
+        return PASSED, result
+    print((folder / "log").read_text(errors="replace").partition("= FAILURES =")[2])
+    return FAILED, result
 
 
 def _failed(name: str, ended: Ended, folder: Path, minutes: float) -> int:
@@ -130,7 +135,7 @@ def _boot(name: str, tests: Sequence[str], seconds: float, folder: Path) -> Ende
         pytest = [
             *(str(python), "-m", "pytest", "-v", "--tb=short", "--durations=30", "-n", "2"),
             *("-p", "no:cacheprovider", "-o", f"faulthandler_timeout={_LONGEST_TEST}"),
-            *("--junit-xml=/run/job/report.xml", *tests),
+            *("--junit-xml=/run/job/report.xml", *(f"tests/{one}" for one in tests)),
         ]
         shell = f'{python} -m tests.abilities >/run/job/facts && exec "$@"'
         environment = {

@@ -26,6 +26,7 @@ class Result(NamedTuple):
     failures: list[str]
     skipped: dict[str, int]
     missing: list[str]
+    tests: str = "all"
 
     def __str__(self) -> str:
         return (
@@ -60,9 +61,9 @@ def read_report(folder: Path, minutes: float) -> Result:
     )
 
 
-def record(name: str, result: Result) -> None:
+def record(name: str, tests: str, result: Result) -> None:
     """Keep a result, in the place of an older one, and write the table anew."""
-    results = stored() | {name: result}
+    results = stored() | {name: result._replace(tests=tests)}
     text = json.dumps({name: one._asdict() for name, one in sorted(results.items())}, indent=2)
     STORE.write_text(f"{text}\n")
     before, _, rest = PAGE.read_text().partition(BEGIN)
@@ -82,16 +83,16 @@ def table(results: dict[str, Result]) -> str:
     if not results:
         return ""
     lines = [
-        "| Linux | Python | date | passed | failed | skipped | weaker there |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| Linux | Python | date | tests | passed | failed | skipped | weaker there |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in sorted(results.values(), key=_age):
         skipped = "; ".join(f"{count}: {why}" for why, count in one.skipped.items())
         weaker = "; ".join(Ability[name].value.weaker for name in one.missing)
         failed = "; ".join([str(len(one.failures)), *one.failures])
         lines.append(
-            f"| {one.release} ({one.machine}) | {one.python} | {one.date} | {one.passed:,} | "
-            f"{failed} | {skipped or 0} | {weaker or 'nothing'} |"
+            f"| {one.release} ({one.machine}) | {one.python} | {one.date} | {one.tests} | "
+            f"{one.passed:,} | {failed} | {skipped or 0} | {weaker or 'nothing'} |"
         )
     return "".join(f"{line}\n" for line in lines)
 
