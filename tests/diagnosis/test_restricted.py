@@ -72,15 +72,17 @@ def test_without_ipv6(in_namespace: InNamespace) -> None:
         + """
 refuse(socket.AF_INET6)
 from ephemport import reserve
+from ephemport._kernel.sockets import can_see_bound_inactive
 from ephemport._looking.diagnosis import diagnose
 with reserve() as held:
     answer = diagnose(held, "tcp")
-    (found,) = answer.found
-    assert (found.address, found.ephemport, found.hold) == ("0.0.0.0", True, "open")
-    assert answer.meaning == ("a server that sets SO_REUSEADDR or SO_REUSEPORT can bind it; "
-                              "one that sets neither cannot")
-    (listed,) = json_of("ls")
-    assert (listed["port"], listed["state"]) == (held.port, "held")
+    assert answer.meaning.startswith("a server that sets SO_REUSEADDR or SO_REUSEPORT can bind it; "
+                                     "one that sets neither cannot")
+    if can_see_bound_inactive():
+        (found,) = answer.found
+        assert (found.address, found.ephemport, found.hold) == ("0.0.0.0", True, "open")
+        (listed,) = json_of("ls")
+        assert (listed["port"], listed["state"]) == (held.port, "held")
 assert diagnose(held.port).free
 checks = {one["name"]: one for one in json_of("doctor")["checks"]}
 assert checks["IPv6"]["state"] == "note"
@@ -144,5 +146,5 @@ become_nobody()
 (answer,) = json_of("who", str(server.getsockname()[1]))
 (found,) = answer["found"]
 assert found["state"] == "listens"
-assert "/proc hides the processes of other users" in answer["unseen"][0], answer
+assert "/proc hides the processes of other users" in " ".join(answer["unseen"]), answer
 """
