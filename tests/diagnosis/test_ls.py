@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from ephemport import reserve
+from ephemport._kernel.sockets import can_see_bound_inactive
 from ephemport._looking import mark as _mark
+from tests.abilities import Ability, needs
 from tests.conftest import ROOT, InNamespace
 from tests.core.helpers import become_nobody, child
 from tests.diagnosis.strangers import PERL, command, json_of, stranger
@@ -26,6 +28,7 @@ def _listed(*arguments: str) -> dict[tuple[int, str], Any]:
     return {(one["port"], one["protocol"]): one for one in json_of("ls", *arguments)}
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_states(in_namespace: InNamespace) -> None:
     in_namespace(_states)
 
@@ -69,6 +72,7 @@ def _states() -> None:
     assert command("ls")[1] == "no port is held\n"
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_strangers_are_not_ours(in_namespace: InNamespace) -> None:
     in_namespace(_strangers)
 
@@ -102,6 +106,7 @@ def _strangers() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@needs(Ability.SHOWS_BOUND)
 def test_users(in_namespace: InNamespace) -> None:
     """Root sees all holds; an ordinary user only their own, and no "looks like" for others."""
     in_namespace(_users)
@@ -137,6 +142,7 @@ def _users() -> None:
             assert set(_listed()) == {(40001, "tcp"), (40002, "tcp")}
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_the_worker_and_the_test_are_shown(in_namespace: InNamespace, tmp_path: Any) -> None:
     """A worker by its mark; a test by the server that it started."""
     (tmp_path / "test_it.py").write_text(
@@ -168,6 +174,7 @@ def test_server(tmp_path):
     assert "1 passed" in reported, reported
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_the_test_that_a_process_shows(in_namespace: InNamespace) -> None:
     in_namespace(_shown)
 
@@ -180,6 +187,7 @@ def _shown() -> None:
         assert _listed()[held.port, "tcp"]["test"] is None
 
 
+@needs(Ability.SHOWS_BOUND)
 def test_reserve_for_is_found(in_namespace: InNamespace) -> None:
     """Its background process has closed everything that it inherited."""
     in_namespace(_reserve_for)
@@ -271,4 +279,6 @@ def _ten_thousand(what: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "ephemport", *arguments], capture_output=True, timeout=60
         )
-        assert done.returncode == (arguments[0] == "who"), done.stderr
+        # An older kernel does not show holders, which is a promise that doctor sees broken.
+        broken = arguments == ["doctor"] and not can_see_bound_inactive()
+        assert done.returncode == (arguments[0] == "who" or broken), done.stderr
