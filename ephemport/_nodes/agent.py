@@ -12,9 +12,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from ephemport import __version__
+from ephemport._errors import ReservationReleased
 from ephemport._holding.request import Request
 from ephemport._holding.shape import shape_of
 from ephemport._holding.sources.ephemeral import EPHEMERAL
@@ -28,6 +30,9 @@ ENDED, LEASE_OVER, GARBLED = 0, 3, 4
 _LONGEST = 4 * 1024 * 1024
 # How long, in seconds, an agent without a lease tries to answer.
 _PATIENCE = 3600.0
+
+# Each hold has a number of its own for ever: one that was released may still be known elsewhere.
+_numbers = count(1)
 
 Held = dict[int, Reservation]
 
@@ -59,7 +64,7 @@ def _keep_for_answers() -> int:
 
 def _answer_all(held: Held, answers: int, lease: float | None) -> int:
     patience = _PATIENCE if lease is None else lease
-    _send(answers, answered(_greeting(lease)), time.monotonic() + patience)
+    _send(answers, answered(greeting(lease)), time.monotonic() + patience)
     requests = b""
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -94,7 +99,8 @@ def _send(descriptor: int, data: bytes, until: float) -> None:
         data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
-def _greeting(lease: float | None) -> Message:
+def greeting(lease: float | None) -> Message:
+    """What an agent says first."""
     return {
         "hello": PROTOCOL,
         "version": __version__,
@@ -106,16 +112,21 @@ def _greeting(lease: float | None) -> Message:
 
 
 def _answer(held: Held, line: bytes) -> Message | None:
-    """The answer to a request. None where the line is no request."""
+    """The answer to a line. None where it is no request."""
     try:
         request = json.loads(line)
-        number, do = request["id"], _DO[request["do"]]
+        request["id"], _DO[request["do"]]
     except (ValueError, KeyError, TypeError):
         return None
+    return answer_to(held, request)
+
+
+def answer_to(held: Held, request: Message) -> Message:
+    """Do what a request asks for, and return the answer."""
     try:
-        return {"id": number, "ok": do(held, request)}
+        return {"id": request["id"], "ok": _DO[request["do"]](held, request)}
     except Exception as error:
-        return {"id": number, "error": error_as_message(error)}
+        return {"id": request["id"], "error": error_as_message(error)}
 
 
 def _alive(held: Held, request: Message) -> Message:
@@ -130,9 +141,9 @@ def _reserve(held: Held, request: Message) -> Message:
     every = terms if len(terms) > 1 else terms * shape.length
     with for_the_command(request["for_the_command"]):
         group = reserve_group_from(EPHEMERAL, [Request(**one) for one in every], shape)
-    first = max(held, default=0) + 1
-    held.update(enumerate(group, first))
-    return {"holds": list(range(first, first + len(group))), "ports": group.ports}
+    numbered = dict(zip(_numbers, group, strict=False))
+    held.update(numbered)
+    return {"holds": list(numbered), "ports": group.ports}
 
 
 def _release(held: Held, request: Message) -> Message:
@@ -144,7 +155,10 @@ def _release(held: Held, request: Message) -> Message:
 
 
 def _share(held: Held, request: Message) -> Message:
-    return {"token": held[request["hold"]].share()}
+    reservation = held.get(request["hold"])
+    if reservation is None:
+        raise ReservationReleased("its reservation was released; reserve another")
+    return {"token": reservation.share()}
 
 
 _DO: dict[str, Callable[[Held, Message], Any]] = {

@@ -32,6 +32,9 @@ class Node(EndsWithBlock):
         channel: The channel to the agent.
     """
 
+    # What it makes; set below, where that is defined.
+    _kind: "type[NodeReservation]"
+
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._closed = False
@@ -155,7 +158,7 @@ class Node(EndsWithBlock):
         )
         each = terms if len(terms) > 1 else terms * shape.length
         return [
-            NodeReservation(self, hold, port, one["host"], one["protocol"], one["handoff"])
+            self._kind(self, hold, port, one["host"], one["protocol"], one["handoff"])
             for hold, port, one in zip(answer["holds"], answer["ports"], each, strict=True)
         ]
 
@@ -319,9 +322,12 @@ class NodeReservation(EndsWithBlock):
     def __repr__(self) -> str:
         state = "released" if self.released else "lost" if self.lost else "held"
         return (
-            f"<NodeReservation {self._port} host={self._host!r} protocol={self._protocol!r} "
+            f"<{type(self).__name__} {self._port} host={self._host!r} protocol={self._protocol!r} "
             f"handoff={self._handoff!r} on {self._node.name}, {state}>"
         )
+
+
+Node._kind = NodeReservation
 
 
 class NodeReservationGroup(EndsWithBlock, Sequence[NodeReservation]):

@@ -14,6 +14,13 @@ from ephemport._nodes.command import CommandChannel
 __all__ = ["Host", "channel_of", "hosts", "node_on", "remote_shell"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "ray" not in config.option.markexpr:
+        left_out = [one for one in items if one.get_closest_marker("ray")]
+        items[:] = [one for one in items if one not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts that reach each other. They end with the test."""

@@ -20,7 +20,7 @@ from ephemport import (
     on,
     reserve,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 from tests.core.helpers import eventually
 from tests.nodes.conftest import Host, channel_of, node_on
 
@@ -271,3 +271,9 @@ def test_an_interrupted_call_leaves_nothing_held(hosts: tuple[Host, Host]) -> No
         # What came after all is given back, so the port can be had.
         eventually(lambda: there.is_free(7777))
         node.reserve(host=there.address, port=7777)
+
+
+def test_without_ray_the_extra_is_named() -> None:
+    done = run_python("import sys; sys.modules['ray'] = None\nimport ephemport.ray")
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("pip install 'ephemport[ray]'")
