@@ -8,12 +8,13 @@ must stay around it:
   options of the take-over on. It lets in servers that set SO_REUSEADDR or SO_REUSEPORT on any
   address, and servers that set neither on IPv4.
 - Such a hold does not keep the port from an IPv4 `bind(0)`. So the stand-ins lie outside the
-  ephemeral port range, where the kernel assigns no ports. Other holds conflict with it, shadow or
-  not.
+  ephemeral port range, as with `outside_ephemeral=True`: there the kernel assigns no ports. Other
+  holds conflict with it, shadow or not.
 - Ports keep their distances (`port_map[9002] == port_map[9001] + 1`) as long as those ports are
   free: some code computes one port from another. Each worker of a run has its own lane.
 
-If no port lies outside the range, or the mode has ports of its own, the hold is a plain take-over.
+If no port outside the range is left, or the mode has ports of its own, the hold is a plain
+take-over.
 """
 
 import atexit
@@ -27,13 +28,14 @@ from typing import SupportsIndex
 from weakref import WeakValueDictionary
 
 from ephemport._arguments import PORTS, checked_port
-from ephemport._errors import EphemportError
+from ephemport._errors import EphemportError, PortsExhausted
 from ephemport._holding.hold import Hold
 from ephemport._holding.request import Request
+from ephemport._holding.sources import Source
 from ephemport._holding.sources.ephemeral import EPHEMERAL
 from ephemport._isolating.movers import Mover, movers
 from ephemport._kernel.fork import lock
-from ephemport._kernel.port_range import ephemeral_range, ports_in_use
+from ephemport._kernel.port_range import ports_in_use, reserved_ports, unassigned_ranges
 from ephemport._kernel.processes import descendants
 from ephemport._looking.listeners import listeners
 from ephemport._reservation import Reservation, reserve_from
@@ -45,8 +47,8 @@ PREFIX = "EPHEMPORT_PORT_"
 # not use those ports.
 OWNER = "EPHEMPORT_PORTS_OF"
 
-# IANA assigns no ports from 49152 up (RFC 6335). Below are the ports of well-known services.
-_PRIVATE = range(49152, 65436)  # the last 100 are left for port + 1 and the like
+# Below are the ports of well-known servers. The last 100 are left for port + 1 and the like.
+_LOWEST, _HIGHEST = 20000, 65435
 _ENOUGH = 500
 # Where the other ports of a suite most likely are, seen from its first one.
 _AROUND = range(-50, 200)
@@ -203,17 +205,18 @@ class PortMap(Mapping[int, int]):
         from ephemport._allocator import PortAllocator
 
         allocator = PortAllocator()
-        request = Request()
+        source = allocator.source("testing")
         lane = self._lane_around(key) if allocator.mode == "ephemeral" else None
+        reservation = None
         if lane is not None:
             ports, shift = lane
             wanted = ports[(key + shift) % len(ports)]
             if self._is_counted_from(key) and _is_ours(wanted):
                 # The program computed BASE + 1 itself, and that server is up already.
                 return wanted
-            others = random.sample(ports, min(50, len(ports)))
-            request = Request(port=(wanted, *others, 0), handoff="shadow")
-        reservation = reserve_from(allocator.source("testing"), request)
+            reservation = _in_lane(source, ports, wanted)
+        if reservation is None:
+            reservation = reserve_from(source, Request())
         self._keep(reservation)
         return reservation.port
 
@@ -223,11 +226,12 @@ class PortMap(Mapping[int, int]):
     def _lane_around(self, key: int) -> tuple[range, int] | None:
         """The ports outside the ephemeral range, and how far this worker's are shifted in them."""
         if self._lane is None:
-            assigned = ephemeral_range()
-            above = range(max(_PRIVATE.start, assigned.stop), _PRIVATE.stop)
-            below = range(20000, min(assigned.start, _PRIVATE.stop))
-            ports = above if len(above) >= _ENOUGH else below
-            if len(ports) < _ENOUGH:
+            lanes = (
+                range(max(ports.start, _LOWEST), min(ports.stop, _HIGHEST + 1))
+                for ports in unassigned_ranges()
+            )
+            ports = next((ports for ports in lanes if len(ports) >= _ENOUGH), None)
+            if ports is None:
                 return None
             self._lane = (ports, _free_shift(ports, key))
         return self._lane
@@ -244,6 +248,15 @@ class PortMap(Mapping[int, int]):
 
     def __repr__(self) -> str:
         return f"<port_map {self._ports}>"
+
+
+def _in_lane(source: Source, ports: range, wanted: int) -> Reservation | None:
+    """Reserve `wanted`, or else any of `ports`. None: no port of them is left."""
+    request = Request(port=(wanted, 0), exclude=reserved_ports(), handoff="shadow", range=ports)
+    try:
+        return reserve_from(source, request)
+    except PortsExhausted:
+        return None
 
 
 def _worker() -> str | None:

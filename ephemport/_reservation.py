@@ -375,6 +375,8 @@ def reserve(
     protocol: str = "tcp",
     port: SupportsIndex | Iterable[SupportsIndex] | None = None,
     exclude: Iterable[SupportsIndex] = (),
+    range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - the users' word, as in port=
+    outside_ephemeral: bool = False,
     handoff: str = "takeover",
 ) -> Reservation:
     """Reserve a port. The operating system assigns it, and a socket holds it from now on.
@@ -387,6 +389,12 @@ def reserve(
             A single port that is taken is an error. Of several, the next one is tried. If all are
             taken, that is an error too, unless the last one is 0, which means any port.
         exclude: Ports that are never returned, an iterable of ints.
+        range: The only ports that may be returned: an iterable of ints, such as `range(20000,
+            20100)`. Any one of them is, not the first one. Preferred ports must be in it too, and
+            the 0 after them means any port of the range. None: the operating system chooses.
+        outside_ephemeral: Whether the port must lie outside of the ephemeral port range, so that
+            the operating system never assigns it to anybody (net.ipv4.ip_local_port_range, ip(7)).
+            With `range` it is a port of the range that does.
         handoff: How the server gets the port. "takeover" lets in TCP servers that set SO_REUSEADDR
             or SO_REUSEPORT, as nearly all do. "shadow" lets in servers that set neither, TCP or
             UDP. "fd" lets in no server: use `listen()`, `popen(activate=True)` or `share()`. A UDP
@@ -396,8 +404,8 @@ def reserve(
         The reservation. It holds the port until `release()` or the end of the process.
 
     Raises:
-        PortsExhausted: No port, or no file descriptor, is left.
-        PortUnavailable: The ports in `port` are taken.
+        PortsExhausted: No port of those that may be returned, or no file descriptor, is left.
+        PortUnavailable: The ports in `port` are taken, or are not those that may be returned.
         CallRefused: The system, or a sandbox, refuses a system call that a hold needs.
         TypeError: An argument is of the wrong type. Nothing was bound.
         ValueError: An argument makes no sense. Nothing was bound.
@@ -405,6 +413,8 @@ def reserve(
     if (
         port is None
         and not exclude
+        and range is None
+        and not outside_ephemeral
         and host == "127.0.0.1"
         and protocol == "tcp"
         and handoff == "takeover"
@@ -419,7 +429,8 @@ def reserve(
         except BaseException:
             hold.close()
             raise
-    return reserve_from(EPHEMERAL, Request(host, protocol, port, exclude, handoff))
+    request = Request(host, protocol, port, exclude, handoff, range, outside_ephemeral)
+    return reserve_from(EPHEMERAL, request)
 
 
 def reserve_many(
@@ -432,6 +443,8 @@ def reserve_many(
     protocol: str = "tcp",
     port: SupportsIndex | Iterable[SupportsIndex] | None = None,
     exclude: Iterable[SupportsIndex] = (),
+    range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - the users' word, as in port=
+    outside_ephemeral: bool = False,
     handoff: str = "takeover",
 ) -> ReservationGroup:
     """Reserve several ports: all of them or, after an error, none.
@@ -457,6 +470,8 @@ def reserve_many(
         port: As for `reserve()`. Several preferred ports are used in order. With `contiguous` or
             `offsets`, a preferred port is the one at the distance 0.
         exclude: As for `reserve()`. It applies to every port of the group.
+        range: As for `reserve()`. It applies to every port of the group.
+        outside_ephemeral: As for `reserve()`. It applies to every port of the group.
         handoff: As for `reserve()`.
 
     Returns:
@@ -464,12 +479,12 @@ def reserve_many(
 
     Raises:
         PortsExhausted: Not enough ports, or file descriptors, are left.
-        PortUnavailable: The ports in `port` are taken.
+        PortUnavailable: The ports in `port` are taken, or are not those that may be returned.
         CallRefused: The system, or a sandbox, refuses a system call that a hold needs.
         TypeError: An argument is of the wrong type. Nothing was bound.
         ValueError: An argument makes no sense. Nothing was bound.
     """
-    request = Request(host, protocol, port, exclude, handoff)
+    request = Request(host, protocol, port, exclude, handoff, range, outside_ephemeral)
     shape = shape_of(count, contiguous, offsets, multiple_of)
     return reserve_group_from(EPHEMERAL, [request] * shape.length, shape)
 

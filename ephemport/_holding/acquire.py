@@ -1,7 +1,7 @@
 """How to get a hold: of any port, a given one, the first free one, or another process's sockets."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from socket import (
     AF_INET6,
     IPPROTO_IPV6,
@@ -18,6 +18,7 @@ from ephemport._holding.hold import TAKEN, Hold, new_socket
 from ephemport._holding.identity import cookie_of, identity_of
 from ephemport._kernel.fork import forks
 from ephemport._kernel.protocols import KINDS
+from ephemport._kernel.sockets import State, read_sockets
 
 # For the usual hold, where each look-up of a name has a measurable cost.
 _V6, _TCP, _IPV6, _V6ONLY = int(AF_INET6), int(SOCK_STREAM), int(IPPROTO_IPV6), int(IPV6_V6ONLY)
@@ -92,6 +93,24 @@ def hold_first(ports: Iterable[int], protocol: str) -> Hold | None:
         held.close()
         raise
     held.close()
+    return None
+
+
+def hold_any(ports: Sequence[int], protocol: str) -> Hold | None:
+    """As `hold_first()`, and a port with nothing but connections in TIME_WAIT is free as well."""
+    held = hold_first(ports, protocol)
+    if held is not None or protocol == "udp":
+        return held
+    try:
+        waiting = {record.port for record in read_sockets("tcp", {State.TIME_WAIT})}
+    except OSError:  # a sandbox without netlink
+        return None
+    for port in filter(waiting.__contains__, ports):
+        try:
+            return hold_port(port, protocol)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
     return None
 
 

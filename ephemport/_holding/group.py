@@ -13,7 +13,6 @@ from ephemport._holding.refusal import explained
 from ephemport._holding.request import ANY, Request
 from ephemport._holding.shape import Shape
 from ephemport._holding.sources import Source
-from ephemport._kernel.port_range import reserved_ports
 from ephemport._kernel.protocols import KINDS
 
 # For more ports than this, the source is first asked how many it has. That costs as much as a few
@@ -23,6 +22,7 @@ _MANY = 100
 
 def hold_one(source: Source, request: Request) -> Hold:
     """Hold one port, ready for its server."""
+    source = request.source(source)
     if request.simple:
         return request.hold_simple(source)
     return _hold_anywhere(source, [request])[0]
@@ -31,12 +31,13 @@ def hold_one(source: Source, request: Request) -> Hold:
 def hold_group(source: Source, requests: Sequence[Request], shape: Shape) -> list[Hold]:
     """Hold one port for each request, or none.
 
-    The first request says which ports are preferred, and which are excluded. The others differ from
+    The first request says which ports are preferred, allowed and excluded. The others differ from
     it in their protocol and hand-off at most.
     """
     check_group(requests, shape)
     if not requests:
         return []
+    source = requests[0].source(source)
     if shape.offsets is not None:
         with _all_or_nothing(_protocol_of(requests)):
             return _InShape(source, requests, shape).hold()
@@ -77,7 +78,7 @@ def _hold_anywhere(source: Source, requests: Sequence[Request]) -> list[Hold]:
     with _all_or_nothing(_protocol_of(requests)) as holds:
         for request in requests:
             if left is None:
-                hold = source.hold(request.protocol, request.excluded)
+                hold = _hold_any(source, requests, holds)
             else:
                 found = _hold_first(source, request, left, refusals)
                 if found is None:
@@ -88,6 +89,20 @@ def _hold_anywhere(source: Source, requests: Sequence[Request]) -> list[Hold]:
             holds.append(hold)
             request.make_ready(hold)
         return holds
+
+
+def _hold_any(source: Source, requests: Sequence[Request], holds: list[Hold]) -> Hold:
+    """Hold a port for the next of the requests."""
+    request = requests[len(holds)]
+    try:
+        return source.hold(request.protocol, request.excluded)
+    except PortsExhausted:
+        if len(requests) == 1:
+            raise
+        # The error must not count what this very group has had so far as taken.
+        _close_all(holds)
+        shape = Shape(len(requests))
+        raise source.exhausted(_protocol_of(requests), request.excluded, shape) from None
 
 
 def _overlap(requests: Sequence[Request]) -> bool:
@@ -201,7 +216,7 @@ class _InShape:
 
     def _anywhere(self) -> list[Hold] | None:
         """Search the source's ports for a first one, beginning where the source itself would."""
-        barred = self._first.excluded | reserved_ports()
+        barred = self._first.excluded.union(self._source.barred)
         firsts = list(self._shape.places(self._source.ports, barred))
         begin = self._beginning(firsts)
         if begin is None:

@@ -1,22 +1,17 @@
 """Why preferred ports cannot be had: one error for all of them, with who has which."""
 
 import errno
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ephemport import _spelling
 from ephemport._errors import PortUnavailable
-from ephemport._holding.refusal import first_step, unavailable
+from ephemport._holding.owners import Owners, listed
+from ephemport._holding.refusal import unavailable
 from ephemport._holding.request import Request
 from ephemport._holding.shape import Shape
-from ephemport._looking.diagnosis import Found, diagnosis_or_none, found_on
-from ephemport._looking.sight import unseen_holders
+from ephemport._looking.diagnosis import diagnosis_or_none
 
 EXCLUDED = "excluded"
-
-# A message names the owners of so many ports, and says how many others there are.
-_NAMED = 32
-_GROUPS = 8
-_PIECES = 5
 
 
 class Refusals:
@@ -49,7 +44,7 @@ class Refusals:
         port = next(iter([*taken, *locked, *self._reasons]), None)
         if first.lone and shape.offsets is None and port is not None:
             return self._lone(port, protocol)
-        owners = _Owners([one for one in taken if not _needs_root(self._reasons[one])], protocol)
+        owners = Owners([one for one in taken if not _needs_root(self._reasons[one])], protocol)
         diagnosis = owners.diagnosis
         if not taken and locked and port is not None:
             diagnosis = diagnosis_or_none(port, protocol)
@@ -132,71 +127,3 @@ def _asked(first: Request, shape: Shape, protocol: str, held: int) -> tuple[str,
         f"cannot reserve {shape.length} of the ports {listed(wanted)} ({protocol}): {free}; ",
         fall_back,
     )
-
-
-class _Owners:
-    """Who has some ports that are taken: one look at the kernel for all of them."""
-
-    def __init__(self, ports: Sequence[int], protocol: str) -> None:
-        self._ports = ports
-        self._named = ports[:_NAMED]
-        self.diagnosis = diagnosis_or_none(ports[0], protocol) if ports else None
-        self._found: dict[int, list[Found]] = {port: [] for port in self._named}
-        if len(ports) > 1:
-            for one in found_on(self._named, protocol):
-                self._found[one.port].append(one)
-        elif self.diagnosis is not None:
-            self._found[ports[0]] = list(self.diagnosis.found)
-
-    def clauses(self) -> Iterator[str]:
-        """Who has which port, one clause for each process."""
-        if len(self._ports) == 1 and self.diagnosis is not None:
-            yield f"{self._ports[0]}: {self.diagnosis}"
-            return
-        groups: dict[object, list[int]] = {}
-        for port, found in self._found.items():
-            known = all(one.pid is not None for one in found)
-            alike = tuple((one.pid, one.protocol, one.state, one.hold) for one in found)
-            groups.setdefault(alike if known else port, []).append(port)
-        shown = list(groups.values())[:_GROUPS]
-        for first, *others in shown:
-            who = "; ".join(map(str, self._found[first])) or _by_nobody()
-            likewise = f" (likewise {listed(others)})" if others else ""
-            yield f"{first} is taken: {who}{likewise}"
-        said = {port for ports in shown for port in ports}
-        rest = [port for port in self._ports if port not in said]
-        if rest:
-            is_are = "port is" if len(rest) == 1 else "ports are"
-            yield f"{len(rest)} more {is_are} taken ({listed(rest)})"
-
-    def steps(self) -> Iterator[str]:
-        """What to do about them."""
-        if self._ports:
-            step = first_step(one for found in self._found.values() for one in found)
-            yield step[0].lower() + step[1:]
-
-
-def _by_nobody() -> str:
-    hidden = unseen_holders()
-    if hidden is None:
-        return "the kernel no longer shows by whom"
-    return f"the kernel does not show by whom; {hidden}"
-
-
-def listed(ports: Collection[int]) -> str:
-    """Ports as messages show them: ranges where there are some, and not too many."""
-    pieces: list[list[int]] = []
-    for port in ports:
-        if pieces and port == pieces[-1][-1] + 1:
-            pieces[-1].append(port)
-        else:
-            pieces.append([port])
-    texts: list[str] = []
-    for piece in pieces[: _PIECES + 1]:
-        if len(piece) > 2:
-            texts.append(f"{piece[0]}-{piece[-1]}")
-        else:
-            texts += map(str, piece)
-    if len(texts) > _PIECES or len(pieces) > _PIECES:
-        return f"{', '.join(texts[:_PIECES])}, ... ({len(ports)} ports)"
-    return ", ".join(texts)

@@ -13,6 +13,7 @@ from ephemport._holding.host import CERTAIN_HOSTS, endpoint
 from ephemport._holding.refusal import explained, unavailable
 from ephemport._holding.shadow import no_address
 from ephemport._holding.sources import Source
+from ephemport._holding.span import span_of
 from ephemport._kernel.protocols import check_protocol
 
 ANY = 0
@@ -34,6 +35,7 @@ class Request:
         "lone",
         "protocol",
         "simple",
+        "span",
         "wanted",
     )
 
@@ -44,6 +46,8 @@ class Request:
         port: SupportsIndex | Iterable[SupportsIndex] | None = None,
         exclude: Iterable[SupportsIndex] = (),
         handoff: str | Handoff = TAKEOVER,
+        range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - as in reserve()
+        outside_ephemeral: bool = False,
     ) -> None:
         if type(host) is not str or host not in CERTAIN_HOSTS:
             endpoint(host)
@@ -53,13 +57,14 @@ class Request:
         self.protocol = protocol
         self.handoff = way.name
         self._ready = way.ready
+        self.span = span_of(range, outside_ephemeral)
         self.excluded = _excluded(exclude) if exclude else _NOTHING
         self.lone = False
         self.wanted: tuple[int, ...] | None = None
         if port is not None:
             self._prefer(port)
         self._shadows = way.shadows(host, protocol)
-        self.simple = port is None and way is TAKEOVER
+        self.simple = port is None and way is TAKEOVER and self.span is None
 
     def _prefer(self, port: SupportsIndex | Iterable[SupportsIndex]) -> None:
         if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
@@ -77,6 +82,12 @@ class Request:
         for one in self.wanted if self.lone else ():
             if one in self.excluded:
                 raise ValueError(f"port {one} is requested and excluded at once")
+            if self.span is not None and self.span.named and one not in self.span.named:
+                raise ValueError(f"port {one} is requested, but {_spelling.RANGE} does not have it")
+
+    def source(self, source: Source) -> Source:
+        """Where the port comes from: `source`, or the part of it that this request allows."""
+        return source if self.span is None else source.within(self.span)
 
     def hold_simple(self, source: Source) -> Hold:
         """Hold one port, ready for its server, where `simple` is true: it can be any port."""

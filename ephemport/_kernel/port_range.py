@@ -12,6 +12,7 @@ __all__ = [
     "ephemeral_range",
     "ports_in_use",
     "reserved_ports",
+    "unassigned_ranges",
     "widest_range",
 ]
 
@@ -39,6 +40,21 @@ def widest_range() -> range:
     except OSError:
         low = 1024
     return range(max(low, 1), 65536)
+
+
+def unassigned_ranges() -> list[range]:
+    """Return the ranges of ports around the ephemeral one, those for private use first.
+
+    No port below net.ipv4.ip_unprivileged_port_start is in them. IANA assigns no ports from 49152
+    up (RFC 6335, section 6). The ports of well-known servers crowd below 20000, so these are last.
+    """
+    assigned, lowest = ephemeral_range(), widest_range().start
+    found = []
+    for low, high in ((49152, 65536), (20000, 49152), (1, 20000)):
+        above = range(max(low, lowest, assigned.stop), high)
+        below = range(max(low, lowest), min(high, assigned.start))
+        found += [ports for ports in (above, below) if ports]
+    return found
 
 
 def reserved_ports() -> frozenset[int]:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-from ephemport._arguments import at_most, shown
+from ephemport._arguments import at_most, shown, text
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._nodes.node import (
+    HOST_MUST_BE,
     Node,
     NodeReservation,
     NodeReservationGroup,
@@ -27,6 +28,8 @@ def reserve_everywhere(
     protocol: str = "tcp",
     port: Ports = None,
     exclude: Iterable[SupportsIndex] = (),
+    range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - as in reserve()
+    outside_ephemeral: bool = False,
     handoff: str = "takeover",
 ) -> NodeReservationGroup:
     """Reserve a port on each of several nodes: on all of them or, after an error, on none.
@@ -47,6 +50,8 @@ def reserve_everywhere(
         port: As for `reserve()`. With `same`, one port that is taken on one of the nodes is an
             error; of several, the next one is tried on all nodes.
         exclude: As for `reserve()`.
+        range: As for `reserve()`.
+        outside_ephemeral: As for `reserve()`, by the settings of each node.
         handoff: As for `reserve()`.
 
     Returns:
@@ -59,7 +64,8 @@ def reserve_everywhere(
         TypeError: An argument is of the wrong type. Nothing was bound.
         ValueError: An argument makes no sense, or a `host` is no address of its node.
     """
-    places = _places(nodes, host, protocol, port, exclude, handoff)
+    terms = terms_of("0.0.0.0", protocol, port, exclude, handoff, range, outside_ephemeral)
+    places = _places(nodes, host, terms)
     if not same or len(places) < 2:
         return _on_each(places)
     wanted = places[0][1]["port"]
@@ -132,14 +138,9 @@ def _on_each(places: "list[tuple[Node, Terms]]") -> NodeReservationGroup:
 
 
 def _places(
-    nodes: Iterable[Node],
-    host: str | Sequence[str],
-    protocol: str,
-    port: Ports,
-    exclude: Iterable[SupportsIndex],
-    handoff: str,
+    nodes: Iterable[Node], host: str | Sequence[str], terms: Terms
 ) -> "list[tuple[Node, Terms]]":
-    """Each node with the terms for it, checked."""
+    """Each node, checked, with its host in the terms for it."""
     if not isinstance(nodes, Iterable):
         raise TypeError(f"nodes must be several nodes, not {shown(nodes)}")
     every = list(at_most(nodes, _MOST_NODES, "nodes"))
@@ -157,11 +158,7 @@ def _places(
     )
     if len(hosts) != len(every):
         raise ValueError(f"host names {len(hosts)} addresses for {len(every)} nodes")
-    if isinstance(exclude, Iterable) and not isinstance(exclude, (str, bytes)):
-        exclude = list(exclude)
-    if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
-        port = list(port)
     return [
-        (node, terms_of(where, protocol, port, exclude, handoff))
+        (node, {**terms, "host": text(where, HOST_MUST_BE)})
         for node, where in zip(every, hosts, strict=True)
     ]

@@ -17,6 +17,8 @@ from ephemport._nodes.channel import Channel
 from ephemport._nodes.command import CommandChannel
 from ephemport._nodes.wire import PROTOCOL
 
+HOST_MUST_BE = "host must be a string such as '10.0.0.7'"
+
 Terms = dict[str, Any]
 Ports = SupportsIndex | Iterable[SupportsIndex] | None
 
@@ -70,6 +72,8 @@ class Node(EndsWithBlock):
         protocol: str = "tcp",
         port: Ports = None,
         exclude: Iterable[SupportsIndex] = (),
+        range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - as in reserve()
+        outside_ephemeral: bool = False,
         handoff: str = "takeover",
     ) -> "NodeReservation":
         """Reserve a port on the node.
@@ -81,6 +85,8 @@ class Node(EndsWithBlock):
             protocol: As for `reserve()`.
             port: As for `reserve()`.
             exclude: As for `reserve()`.
+            range: As for `reserve()`.
+            outside_ephemeral: As for `reserve()`, by the settings of the node.
             handoff: As for `reserve()`.
 
         Returns:
@@ -94,7 +100,7 @@ class Node(EndsWithBlock):
             ValueError: An argument makes no sense, or `host` is no address of the node. Nothing
                 was bound.
         """
-        terms = terms_of(host, protocol, port, exclude, handoff)
+        terms = terms_of(host, protocol, port, exclude, handoff, range, outside_ephemeral)
         return self._reserve([terms])[0]
 
     def reserve_many(
@@ -108,6 +114,8 @@ class Node(EndsWithBlock):
         protocol: str = "tcp",
         port: Ports = None,
         exclude: Iterable[SupportsIndex] = (),
+        range: Iterable[SupportsIndex] | None = None,  # noqa: A002 - as in reserve()
+        outside_ephemeral: bool = False,
         handoff: str = "takeover",
     ) -> "NodeReservationGroup":
         """Reserve several ports on the node: all of them or, after an error, none.
@@ -121,6 +129,8 @@ class Node(EndsWithBlock):
             protocol: As for `reserve()`.
             port: As for `ephemport.reserve_many()`.
             exclude: As for `reserve()`.
+            range: As for `reserve()`.
+            outside_ephemeral: As for `reserve()`, by the settings of the node.
             handoff: As for `reserve()`.
 
         Returns:
@@ -134,7 +144,7 @@ class Node(EndsWithBlock):
             ValueError: As for `reserve()`.
         """
         shape = shape_of(count, contiguous, offsets, multiple_of)
-        terms = terms_of(host, protocol, port, exclude, handoff)
+        terms = terms_of(host, protocol, port, exclude, handoff, range, outside_ephemeral)
         return NodeReservationGroup(self._reserve([terms], shape))
 
     def close(self) -> None:
@@ -487,15 +497,21 @@ def _command(command: str | Sequence[str]) -> list[str]:
 
 
 def terms_of(
-    host: str, protocol: str, port: Ports, exclude: Iterable[SupportsIndex], handoff: str
+    host: str,
+    protocol: str,
+    port: Ports,
+    exclude: Iterable[SupportsIndex],
+    handoff: str,
+    allowed: Iterable[SupportsIndex] | None,
+    outside_ephemeral: bool,
 ) -> Terms:
     """The terms for the agent. What does not depend on the node is checked here."""
-    text(host, "host must be a string such as '10.0.0.7'")
+    text(host, HOST_MUST_BE)
     if isinstance(exclude, Iterable) and not isinstance(exclude, (str, bytes)):
         exclude = list(exclude)
     if isinstance(port, Iterable) and not isinstance(port, (str, bytes)):
         port = list(port)
-    request = Request("0.0.0.0", protocol, port, exclude, "takeover")
+    request = Request("0.0.0.0", protocol, port, exclude, "takeover", allowed)
     Request(handoff=handoff, protocol=protocol)
     wanted = request.wanted
     return {
@@ -503,6 +519,8 @@ def terms_of(
         "protocol": protocol,
         "port": None if wanted is None else wanted[0] if request.lone else list(wanted),
         "exclude": sorted(request.excluded),
+        "range": None if request.span is None else list(request.span.named or ()),
+        "outside_ephemeral": bool(outside_ephemeral),
         "handoff": handoff,
     }
 

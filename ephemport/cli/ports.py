@@ -1,7 +1,7 @@
 """The options that say which ports: shared by the commands that reserve some."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ephemport._allocator import PortAllocator
@@ -35,6 +35,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=ports,
         metavar="PORTS",
         help="ports that are never reserved, written as for --port",
+    )
+    parser.add_argument(
+        "--range",
+        dest="allowed",
+        action="append",
+        type=ports,
+        metavar="PORTS",
+        help="the only ports that may be reserved, written as for --port: any of them, not the "
+        "first one; --port names preferred ones of them",
+    )
+    parser.add_argument(
+        "--outside-ephemeral",
+        action="store_true",
+        help="only ports that the operating system assigns to nobody: outside of "
+        "net.ipv4.ip_local_port_range",
     )
     parser.add_argument(
         "--contiguous",
@@ -79,11 +94,16 @@ def asked(
     shape = shape_of(count, options.contiguous, options.offsets, options.multiple_of)
     every = ways if len(ways) > 1 else [*ways] * shape.length
     wanted = _wanted(options.wanted)
-    excluded = [port for some in options.excluded or () for port in some]
+    excluded = _all(options.excluded or ())
+    allowed = None if options.allowed is None else _all(options.allowed)
+    outside = options.outside_ephemeral
     if options.on is not None:
-        return there.AskedThere(options, every, shape, wanted, excluded)
+        return there.AskedThere(options, every, shape, wanted, excluded, allowed)
     host = options.host or "127.0.0.1"
-    requests = [Request(host, protocol, wanted, excluded, handoff) for protocol, handoff in every]
+    requests = [
+        Request(host, protocol, wanted, excluded, handoff, allowed, outside)
+        for protocol, handoff in every
+    ]
     return Asked(options.mode, requests, shape)
 
 
@@ -114,4 +134,8 @@ def _wanted(given: list[Ports] | None) -> int | list[int] | None:
         return None
     if len(given) == 1 and given[0].lone:
         return given[0][0]
+    return _all(given)
+
+
+def _all(given: Iterable[Ports]) -> list[int]:
     return [port for some in given for port in some]

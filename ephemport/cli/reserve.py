@@ -23,6 +23,8 @@ examples:
   ephemport reserve -n 3                 held until standard input closes (Ctrl-D) or Ctrl-C
   ephemport reserve --port 8080          this port, or an error that says who has it
   ephemport reserve -n 2 --port 8000-8010 --exclude 8003     two of these, but not 8003
+  ephemport reserve --range 20000-20099    any of these, which a firewall lets through
+  ephemport reserve --outside-ephemeral    a port that the system assigns to nobody
   ephemport reserve -n 3 --contiguous    P, P+1 and P+2
   ephemport reserve --offsets 0,10000    P and P+10000, as a Redis Cluster node has them
   ephemport reserve --on 'ssh n7' --host 10.0.0.7     held on another host

@@ -57,6 +57,7 @@ examples:
   ephemport run --isolate -- ./job-with-hard-coded-ports
   ephemport run --port 8080,8081,0 -- ./server {PORT}
   ephemport run -p HTTP -p ADMIN --port 8000-8010 --exclude 8003 -- ./server {HTTP} {ADMIN}
+  ephemport run --range 20000-20099 --outside-ephemeral -- ./server {PORT}
   ephemport run -p PORT -p BUS --offsets 0,10000 -- redis-server --cluster-enabled yes --port {PORT}
   ephemport run --on 'ssh n7' --host 10.0.0.7 -p MASTER_PORT -- ./train    held there, started here
   ephemport run --udp RTP --udp RTCP --contiguous --multiple-of 2 -- ./media-server {RTP}

@@ -18,7 +18,7 @@ class Ports(list[int]):
 
 
 def ports(text: str) -> Ports:
-    """The ports of --exclude."""
+    """The ports of --exclude and --range."""
     return _ports(text, lowest=1)
 
 

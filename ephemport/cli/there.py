@@ -62,6 +62,7 @@ class AskedThere:
         shape: Shape,
         wanted: int | list[int] | None,
         excluded: list[int],
+        allowed: list[int] | None,
     ) -> None:
         self._options = options
         self._shape = shape
@@ -72,6 +73,8 @@ class AskedThere:
                 wanted,
                 excluded,
                 handoff.name if isinstance(handoff, Handoff) else handoff,
+                allowed,
+                options.outside_ephemeral,
             )
             for protocol, handoff in ways
         ]

@@ -111,18 +111,23 @@ def shared_server(request: pytest.FixtureRequest) -> "Callable[..., SharedServer
         protocol: str = "tcp",
         port: "SupportsIndex | Iterable[SupportsIndex] | None" = None,
         exclude: "Iterable[SupportsIndex]" = (),
+        range: "Iterable[SupportsIndex] | None" = None,  # noqa: A002 - as in reserve()
+        outside_ephemeral: bool = False,
         handoff: str = "takeover",
     ) -> "SharedServer":
         # Imported when a test asks for one: until then the plugin costs nearly nothing.
         from ephemport._holding.request import Request
         from ephemport.pytest_plugin import shared_servers
 
-        asked = Request(host, protocol, port, exclude, handoff)
+        asked = Request(host, protocol, port, exclude, handoff, range, outside_ephemeral)
+        span = asked.span
         terms = {
             "host": host,
             "protocol": protocol,
             "port": asked.wanted[0] if asked.lone and asked.wanted else asked.wanted,
             "exclude": tuple(sorted(asked.excluded)),
+            "range": tuple(span.named) if span is not None and span.named else None,
+            "outside_ephemeral": bool(outside_ephemeral),
             "handoff": handoff,
         }
         wanted = shared_servers.wanted(args, name, timeout, assist, env, cwd, terms)
@@ -159,8 +164,11 @@ def _factory(allocator: "PortAllocator") -> "Callable[..., Reservation]":
         protocol: str = "tcp",
         port: "SupportsIndex | Iterable[SupportsIndex] | None" = None,
         exclude: "Iterable[SupportsIndex]" = (),
+        range: "Iterable[SupportsIndex] | None" = None,  # noqa: A002 - as in reserve()
+        outside_ephemeral: bool = False,
         handoff: str = "takeover",
     ) -> "Reservation":
-        return allocator.allocate("testing", Request(host, protocol, port, exclude, handoff))
+        request = Request(host, protocol, port, exclude, handoff, range, outside_ephemeral)
+        return allocator.allocate("testing", request)
 
     return reserve_port

@@ -1,4 +1,4 @@
-"""--port, --exclude, --contiguous, --offsets and --multiple-of of `ephemport run` and `reserve`."""
+"""The options of `ephemport run` and `reserve` that say which ports."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ephemport import reserve, reserve_many
+from ephemport._kernel.port_range import ephemeral_range
 from tests.cli.conftest import Cli, can_bind, ended, line, reported
 
 PRINT = [sys.executable, "-c", "import sys; print(*sys.argv[1:], sep=',')"]
@@ -102,6 +103,39 @@ def test_in_a_row_and_at_distances(cli: Cli, free: list[int]) -> None:
     assert (dns, other) == (web + 1, web + 2)
 
 
+def test_any_of_a_range(cli: Cli, free: list[int]) -> None:
+    span = f"{free[0]}-{free[-1]}"
+    assert sorted(cli.run("reserve", "-n10", "--range", span).ports) == free
+    some = ["--range", f"{free[0]},{free[2]}", "--range", str(free[4])]
+    assert sorted(cli.run("reserve", "-n3", *some).ports) == free[:6:2]
+    assert cli.run("reserve", "--range", span, "--port", f"{free[3]},0").ports == [free[3]]
+    row = cli.run("reserve", "-n9", "--contiguous", "--range", span, "--exclude", str(free[0]))
+    assert row.ports == free[1:]
+    names = ["-p", "WEB", "--udp", "DNS", "--both", "X"]
+    done = cli.run("run", *names, "--range", span, "--", *PRINT, "{WEB}", "{DNS}", "{X}")
+    assert set(reported(done.stderr).values()) <= {*free}
+    with reserve(range=free[:1]) as r:
+        for command in (["reserve"], ["run", "--", "true"]):
+            done = cli.run(command[0], "--range", str(r.port), *command[1:])
+            assert (done.status, done.stdout) == (1, "")
+            assert f"no port left: looked for a port for TCP in {r.port} (--range)" in done.stderr
+            assert f"pid {os.getpid()} (" in done.stderr
+            assert "or allow more ports (--range)" in done.stderr
+
+
+def test_outside_of_the_ephemeral_range(cli: Cli, free: list[int]) -> None:
+    for port in cli.run("reserve", "-n50", "--outside-ephemeral").ports:
+        assert port not in ephemeral_range()
+    span = f"{free[0]}-{free[-1]}"
+    done = cli.run("reserve", "--outside-ephemeral", "--range", span)
+    assert set(done.ports) <= {*free}
+    inside = ephemeral_range().start
+    done = cli.run("reserve", "--outside-ephemeral", "--range", f"{inside}-{inside + 9}")
+    assert done.status == 1
+    assert "(--range) and outside of the ephemeral port range" in done.stderr
+    assert "or leave out --outside-ephemeral" in done.stderr
+
+
 def test_one_port_for_two_protocols(cli: Cli, free: list[int]) -> None:
     port = free[0]
     done = cli.run("run", "-p", "TCP", "--udp", "QUIC", "--port", str(port), "--", "true")
@@ -115,6 +149,10 @@ def test_the_fixed_mode_has_its_own_ranges(cli: Cli) -> None:
     done = cli.run(*fixed, "--port", "13050,9001", "-n2")
     assert done.status == 1
     assert "port 9001 is outside the range 13000-13099" in done.stderr
+    assert cli.run(*fixed, "-n2", "--range", "13098-20000").ports == [13098, 13099]
+    done = cli.run(*fixed, "--range", "20000-20099")
+    assert done.status == 1
+    assert "13000-13099 of worker 'master' and in 20000-20099 (--range): no port is" in done.stderr
     done = cli.run(*fixed, "--offsets", "0,10000")
     assert done.status == 1
     assert "13000-13099 of worker 'master', which has only 100 ports" in done.stderr
@@ -138,6 +176,10 @@ def test_the_fixed_mode_has_its_own_ranges(cli: Cli) -> None:
         (["--port", "0,8080"], "0 means any port, so it can only be the last of --port"),
         (["--port", "0", "--port", "8080"], "so it can only be the last of --port"),
         (["--exclude", "0"], "argument --exclude: '0' is no port: ports are 1 to 65535;"),
+        (["--range", "0-9"], "argument --range: '0' is no port: ports are 1 to 65535;"),
+        (["--range", "x"], "argument --range: 'x' is no port"),
+        (["--range", "9-8"], "argument --range: 9-8 ends before it begins"),
+        (["--range", "8000-8009", "--port", "9"], "9 is requested, but --range does not have it"),
         (["--exclude", "x"], "argument --exclude: 'x' is no port"),
         (["--port", "8080", "--exclude", "8080"], "port 8080 is requested and excluded at once"),
         (["--offsets", "1,2"], "--offsets must contain 0, the first port itself"),
@@ -189,7 +231,15 @@ def test_the_help_has_examples_that_work(cli: Cli) -> None:
         assert (done.status, done.stderr) == (0, ""), example
         assert done.ports
     text = cli.run("run", "--help").stdout
-    for option in ("--port", "--exclude", "--contiguous", "--offsets", "--multiple-of"):
+    for option in (
+        "--port",
+        "--exclude",
+        "--range",
+        "--outside-ephemeral",
+        "--contiguous",
+        "--offsets",
+        "--multiple-of",
+    ):
         assert option in text
 
 

@@ -45,4 +45,4 @@ def test_the_options_of_the_table(in_namespace: InNamespace, options: str) -> No
 
 
 def test_nothing_is_left_out() -> None:
-    assert (len(EXAMPLES), len(IN_PYTHON), len(ON_THE_COMMAND_LINE)) == (5, 8, 9)
+    assert (len(EXAMPLES), len(IN_PYTHON), len(ON_THE_COMMAND_LINE)) == (7, 10, 11)

@@ -53,6 +53,8 @@ FOUND: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "more digits than Python writes": (lambda: reserve(port=HUGE), ValueError, "port=<int> is no"),
     "as many for a port": (lambda: listeners(HUGE), ValueError, "<int> is no port"),
     "as many for a count": (lambda: reserve_many(-HUGE), ValueError, "must not be negative"),
+    "range without end": (lambda: reserve(range=repeat(1)), ValueError, "more than 65,536"),
+    "as many for a range": (lambda: reserve(range=[HUGE]), ValueError, "range= has <int>"),
     "exclude without end": (lambda: reserve(exclude=repeat(1)), ValueError, "more than 65,536"),
     "port without end": (lambda: reserve(port=repeat(1)), ValueError, "more than 65,536"),
     "ports without end": (lambda: reserve(port=count(1)), ValueError, "port=65536 is no port"),

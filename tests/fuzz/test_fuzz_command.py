@@ -27,7 +27,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 words = st.sampled_from(["", "x", "-", "--", "-1", "{", "{PORT}", "\udc80", "ü", "9" * 5000, " "])
 # Only Python has these. Who types a command is not helped by them.
 _PYTHONS = re.compile(
-    r"(?<![-\w])(?:timeout|lock_dir|handoff|port|exclude|activate|assist|contiguous|process|count)=|"
+    r"(?<![-\w])(?:timeout|lock_dir|handoff|port|exclude|range|outside_ephemeral|activate|assist|contiguous|process|count)=|"
     r"\b(?:popen|reserve|reserve_many|adopt|listen|setrlimit)\(|\bTraceback\b|Exception ignored"
 )
 
@@ -95,6 +95,7 @@ VALUES: dict[str, SearchStrategy[str]] = {
     "mode": st.sampled_from(["ephemeral", "fixed", "portserver", "portserver:@no", "fixed:x", ""]),
     "wanted": PORT_SPECS,
     "excluded": PORT_SPECS,
+    "allowed": PORT_SPECS,
     "offsets": st.sampled_from(["0,10000", "0,1", "0", "1", "0,-1", "0,70000", "0,,1", "x", ""]),
     "multiple_of": _numbers("1", "2", "8", "0"),
     "wait_listening": _numbers("0", "0.01"),

@@ -14,6 +14,8 @@ TERMS = {
     "protocol": values.protocols,
     "port": values.wanted,
     "exclude": values.excluded,
+    "range": values.allowed,
+    "outside_ephemeral": st.booleans(),
     "handoff": values.handoffs,
 }
 GOOD = st.fixed_dictionaries(

@@ -171,6 +171,14 @@ excluded = st.one_of(
     st.just(range(65536)),
     st.just([1] * 100_000),
 )
+allowed = st.one_of(
+    st.none(),
+    st.builds(range, ports, ports),
+    st.builds(range, ports, ports, st.sampled_from([2, -1, 50])),
+    st.sets(ports, min_size=1, max_size=4),
+    generators(ports),
+    st.sampled_from([range(1, 65536), range(20000, 20010), range(9, 0, -1), range(10**30)]),
+)
 hosts = st.sampled_from(
     ["127.0.0.1", "localhost", "0.0.0.0", "::1", "::", "127.0.0.2", "127.1", Text("127.0.0.1")]
 )

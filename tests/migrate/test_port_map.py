@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ephemport import PortUnavailable, reserve
+from ephemport import PortUnavailable, reserve, reserve_many
 from ephemport._holding.mode import choose_mode
 from ephemport._port_map import OWNER, PREFIX, PortMap
-from tests.conftest import ROOT, WARNINGS_ARE_ERRORS
+from tests.conftest import ROOT, WARNINGS_ARE_ERRORS, InNamespace
+from tests.core.helpers import may_bind
 
 CHILD = "from ephemport import port_map; print(port_map[9001], len(port_map._reservations))"
 
@@ -61,6 +62,41 @@ def test_what_somebody_else_has_is_not(ports: PortMap) -> None:
     first = ports[9001]
     with reserve(port=first + 1, handoff="shadow"):
         assert ports[9002] != first + 1
+
+
+def test_outside_of_the_ephemeral_range_as_long_as_it_can_be(in_namespace: InNamespace) -> None:
+    """60 stand-ins where nobody is given a port, and then full holds in the range itself."""
+    in_namespace(_lanes, ports=(20600, 65535))
+    in_namespace(_nowhere_else, ports=(20400, 65535))
+
+
+def _lanes() -> None:
+    ports = PortMap()
+    for key in range(9000, 9060):
+        assert ports[key] in range(20000, 20600)
+    with reserve_many(540, range=range(20000, 20600)):
+        assert 20600 <= ports[9060] < 65536
+        with socket.create_server(("127.0.0.1", ports[9060])) as server:
+            assert server.getsockname()[1] == ports[9060]
+    ports.release()
+
+
+def _nowhere_else() -> None:
+    ports = PortMap()
+    assert 20400 <= ports[9000] < 65536
+    assert not may_bind(ports[9000])
+    ports.release()
+
+
+def test_reserved_ports_are_passed_over(in_namespace: InNamespace) -> None:
+    in_namespace(_beside_reserved, settings={"ipv4/ip_local_reserved_ports": "40064-65400"})
+
+
+def _beside_reserved() -> None:
+    ports = PortMap()
+    for key in range(9000, 9020):
+        assert 65400 < ports[key] <= 65435
+    ports.release()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "0.0.0.0"])

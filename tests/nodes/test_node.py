@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,9 @@ from ephemport import (
     ReservationReleased,
     on,
     reserve,
+    reserve_everywhere,
 )
+from ephemport._kernel.port_range import ephemeral_range
 from tests.conftest import ROOT, run_python
 from tests.core.helpers import eventually
 from tests.nodes.conftest import Host, channel_of, node_on
@@ -165,7 +168,14 @@ def test_errors_are_those_of_reserve_with_who_has_it(here: Node) -> None:
 
 def test_what_is_wrong_is_refused_here_and_nothing_is_asked(here: Node) -> None:
     asked = list(channel_of(here)._sent)
-    for terms in ({"protocol": "icmp"}, {"port": 70000}, {"handoff": "x"}, {"exclude": "80"}):
+    wrong: list[dict[str, Any]] = [
+        {"protocol": "icmp"},
+        {"port": 70000},
+        {"handoff": "x"},
+        {"exclude": "80"},
+        {"range": []},
+    ]
+    for terms in wrong:
         with pytest.raises((TypeError, ValueError)):
             here.reserve(host="127.0.0.1", **terms)
     with pytest.raises(ValueError, match="multiple_of"):
@@ -277,3 +287,19 @@ def test_without_ray_the_extra_is_named() -> None:
     done = run_python("import sys; sys.modules['ray'] = None\nimport ephemport.ray")
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("pip install 'ephemport[ray]'")
+
+
+def test_any_of_a_range_there(here: Node) -> None:
+    span = range(20000, 30000)
+    with (
+        here.reserve(host="127.0.0.1", range=span, outside_ephemeral=True) as r,
+        here.reserve_many(3, contiguous=True, host="127.0.0.1", range=iter(span)) as group,
+        reserve_everywhere([here], host="127.0.0.1", range=span) as everywhere,
+    ):
+        assert {r.port, *group.ports, *everywhere.ports} <= {*span}
+        with pytest.raises(
+            PortsExhausted, match=r"1 of its 1 ports are in use \(tcp\); .*\(range=\)"
+        ):
+            here.reserve(host="127.0.0.1", range=[r.port])
+    with here.reserve(host="127.0.0.1", outside_ephemeral=True) as r:
+        assert r.port not in ephemeral_range()

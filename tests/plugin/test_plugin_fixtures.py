@@ -60,7 +60,7 @@ def test_reserve_port_takes_reserves_arguments(suite: Suite) -> None:
     suite.write(
         """
         import pytest, socket
-        from ephemport import PortUnavailable, reserve
+        from ephemport import PortsExhausted, PortUnavailable, reserve
 
         def test_arguments(reserve_port, session_reserve_port):
             for factory in (reserve_port, session_reserve_port):
@@ -75,6 +75,10 @@ def test_reserve_port_takes_reserves_arguments(suite: Suite) -> None:
                     with pytest.raises(PortUnavailable):
                         factory(port=elsewhere.port)
                     assert factory(port=[elsewhere.port, 0]).port != elsewhere.port
+                with factory(range=range(20000, 30000), outside_ephemeral=True) as one:
+                    assert 20000 <= one.port < 30000
+                    with pytest.raises(PortsExhausted, match="1 of its 1 ports are in use"):
+                        factory(range=[one.port])
                 with pytest.raises(ValueError, match="unknown handoff"):
                     factory(handoff="hand-over")
                 with pytest.raises(TypeError):

@@ -140,11 +140,14 @@ def test_several_servers(shared: Shared) -> None:
             other = shared_server(COMMAND, name="other")
             third = shared_server([*COMMAND, 3])
             fourth = shared_server(COMMAND, env={"A": "1"}, port=[server.port, 0])
-            assert len({ask(one) for one in (server, other, third, fourth)}) == 4
+            span = range(20000, 30000)
+            fifth = shared_server(COMMAND, range=span, outside_ephemeral=True)
+            assert fifth.port in span
+            assert len({ask(one) for one in (server, other, third, fourth, fifth)}) == 5
         """
     )
     shared.run("-n", "2").passed(4)
-    assert len(shared.starts) == 4
+    assert len(shared.starts) == 5
     assert shared.is_all_gone()
 
 

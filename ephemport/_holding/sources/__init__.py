@@ -16,6 +16,7 @@ from ephemport._later import importing
 if TYPE_CHECKING:
     from ephemport._errors import PortsExhausted
     from ephemport._holding.hold import Hold
+    from ephemport._holding.span import Span
 
 
 class Source(Protocol):
@@ -24,6 +25,13 @@ class Source(Protocol):
     @property
     def ports(self) -> Sequence[int]:
         """The ports that this source can give, in ascending order."""
+
+    @property
+    def barred(self) -> Collection[int]:
+        """What the other ports of a group around one of `ports` cannot be."""
+
+    def within(self, span: "Span") -> "Source":
+        """The source of those ports of this one that are in `span`."""
 
     def hold(self, protocol: str, exclude: Collection[int]) -> "Hold":
         """Hold one port of the source's choice. Raises PortsExhausted, or OSError (EMFILE)."""

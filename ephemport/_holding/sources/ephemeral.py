@@ -1,23 +1,22 @@
 """Ports that the operating system assigns: bind to port 0."""
 
 import errno
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from ephemport import _spelling
 from ephemport._errors import PortsExhausted
 from ephemport._holding.acquire import hold, hold_first, hold_port, hold_usual, opened
 from ephemport._holding.hold import Hold
+from ephemport._holding.lack import barred, room, usage
+from ephemport._holding.owners import listed
+from ephemport._holding.picking import all_from_somewhere, random_some
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.span import Span
 from ephemport._kernel import port_range
-from ephemport._kernel.protocols import PARTS
-from ephemport._looking.sight import in_use_in_words, unseen_holders
 from ephemport._spelling import preferring
 
-# How many random ports to try before the kernel's own search, which finds the last free one.
-_TRIES = 64
 # How many random picks to make before trying whether port 0 is quick again.
 _CROWDED_PICKS = 1024
 # The lower end in the advice to widen the range. Below are the ports of well-known servers.
@@ -44,10 +43,17 @@ class Ephemeral:
         reserved = port_range.reserved_ports()
         return [port for port in ports if port not in reserved] if reserved else ports
 
+    @property
+    def barred(self) -> Collection[int]:
+        return port_range.reserved_ports()
+
+    def within(self, span: Span) -> Source:
+        return span
+
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         if self._crowded_picks:
             self._crowded_picks -= 1
-            held = hold_first(_some(self._crowd, exclude), protocol)
+            held = hold_first(random_some(self._crowd, exclude), protocol)
             if held is not None:
                 return held
         try:
@@ -102,9 +108,7 @@ class Ephemeral:
 
     def _search(self, protocol: str, exclude: Collection[int]) -> Hold:
         """Hold any port, for the cases in which the kernel's own search does not help."""
-        candidates = [port for port in self.ports if port not in exclude]
-        start = _random_below(len(candidates))
-        held = hold_first(candidates[start:] + candidates[:start], protocol)
+        held = hold_first(all_from_somewhere(self.ports, exclude), protocol)
         if held is None:
             raise self.exhausted(protocol, exclude)
         return held
@@ -113,42 +117,16 @@ class Ephemeral:
 def _explain(protocol: str, exclude: Collection[int], shape: Shape) -> str:
     """The message for a lack of ports in the ephemeral port range."""
     ports = port_range.ephemeral_range()
-    span, size = f"{ports.start}-{ports.stop - 1}", f"{len(ports):,}"
     excluded, reserved = set(exclude), port_range.reserved_ports()
-    hidden = unseen_holders() if "tcp" in PARTS[protocol] else None
-    most = "" if hidden is None else "at most "
-    facts: list[str] = []
-    in_use: set[int] = set()
-    try:
-        for kind in PARTS[protocol]:
-            used = port_range.ports_in_use(kind)
-            number = in_use_in_words(len(used & set(ports)), kind)
-            facts.append(f"{number} of its {size} ports are in use ({kind})")
-            in_use |= used
-    except OSError as error:
-        facts.append(f"how many of its {size} ports are in use is unknown ({error})")
-    barred = ((excluded, str(_spelling.EXCLUDE)), (reserved, "net.ipv4.ip_local_reserved_ports"))
-    for these, why in barred:
-        if these:
-            facts.append(f"{len(these & set(ports)):,} are excluded ({why})")
-    taken = in_use | excluded | reserved
-    if shape.offsets is not None and not shape.is_row:
-        possible = sum(1 for _ in shape.places(ports))
-        left = sum(1 for _ in shape.places(ports, taken))
-        facts.append(
-            f"{possible:,} can be the first port, and {most}{left:,} of them with all others"
-        )
-    elif shape.length > 1:
-        left = shape.room(ports, taken)
-        facts.append(
-            f"the longest row left has {most}{left:,}"
-            if shape.is_row
-            else f"{most}{left:,} are left"
-        )
-    if hidden is not None:
-        facts.append(hidden)
+    facts, in_use = usage(ports, protocol)
+    facts += barred(
+        ports,
+        (excluded, str(_spelling.EXCLUDE)),
+        (reserved, "net.ipv4.ip_local_reserved_ports"),
+    )
+    facts += room(ports, in_use | excluded | reserved, shape, protocol)
     return (
-        f"{not_enough(protocol, shape)} in the ephemeral port range {span}; "
+        f"{not_enough(protocol, shape)} in the ephemeral port range {listed(ports)}; "
         f"{', '.join(facts)}. {_what_helps(in_use, excluded, shape)}"
     )
 
@@ -187,18 +165,6 @@ def _what_helps(in_use: set[int], excluded: set[int], shape: Shape) -> str:
     left = f"{shape.room(widest, in_use | excluded | reserved):,}"
     row = " in a row" if shape.is_row else ""
     return f"Widening it would not help: in {span}, {left} ports are left{row}. Ask for fewer"
-
-
-def _some(ports: Sequence[int], exclude: Collection[int]) -> Iterator[int]:
-    for _ in range(_TRIES):
-        port = ports[_random_below(len(ports))]
-        if port not in exclude:
-            yield port
-
-
-def _random_below(limit: int) -> int:
-    # Not the random module: tests seed it, and then all workers would try the same ports.
-    return int.from_bytes(os.urandom(4), "little") % max(limit, 1)
 
 
 EPHEMERAL = Ephemeral()

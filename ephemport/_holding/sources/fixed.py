@@ -1,17 +1,20 @@
 """Ports from a fixed range, the documented way: a lock file for each port, and a hold as well."""
 
 import errno
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
+from ephemport._arguments import PORTS
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.acquire import hold_port
 from ephemport._holding.hold import Hold
 from ephemport._holding.lock_folder import LockFolder, Standing
+from ephemport._holding.owners import listed
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.span import Span
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ports_in_use
 from ephemport._kernel.protocols import PARTS
@@ -30,15 +33,26 @@ def open_sources(terms: Terms) -> dict[str, Source]:
 class Fixed:
     """The ports of one fixed range, in order, beginning after the last one that was held."""
 
-    def __init__(self, ports: range, locks: LockFolder, worker_id: str) -> None:
-        self._ports = ports
+    def __init__(
+        self, ports: range, locks: LockFolder, worker_id: str, span: Span | None = None
+    ) -> None:
+        self._whole = ports
+        self._span = span
+        self._ports = ports if span is None else tuple(port for port in ports if port in span)
         self._locks = locks
         self._worker_id = worker_id
         self._next = 0
 
     @property
-    def ports(self) -> range:
+    def ports(self) -> Sequence[int]:
         return self._ports
+
+    @property
+    def barred(self) -> Collection[int]:
+        return frozenset(range(PORTS)).difference(self._ports)
+
+    def within(self, span: Span) -> "Fixed":
+        return Fixed(self._whole, self._locks, self._worker_id, span)
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         with lock:
@@ -63,10 +77,13 @@ class Fixed:
         return None
 
     def hold_port(self, port: int, protocol: str) -> Hold:
+        if self._span is not None and port not in self._span:
+            raise self._span.refusal(port, protocol)
         if port not in self._ports:
             raise PortUnavailable(
-                f"port {port} is outside the range {self._span} of worker {self._worker_id!r}: "
-                "mode 'fixed' gives no other ports; ask for one of these, or use mode 'ephemeral'",
+                f"port {port} is outside the range {listed(self._whole)} of worker "
+                f"{self._worker_id!r}: mode 'fixed' gives no other ports; ask for one of these, "
+                "or use mode 'ephemeral'",
                 port=port,
                 protocol=protocol,
             )
@@ -85,10 +102,6 @@ class Fixed:
                 raise
             return held
 
-    @property
-    def _span(self) -> str:
-        return f"{self._ports.start}-{self._ports.stop - 1}"
-
     def _in_turn(self) -> Iterator[int]:
         # No generator: it would end in a finalizer, where what a signal handler raises is lost.
         return chain(self._ports[self._next :], self._ports[: self._next])
@@ -98,10 +111,17 @@ class Fixed:
     ) -> PortsExhausted:
         size = len(self._ports)
         asked = (
-            f"{not_enough(protocol, shape)} in the fixed range {self._span} of "
+            f"{not_enough(protocol, shape)} in the fixed range {listed(self._whole)} of "
             f"worker {self._worker_id!r}"
         )
-        if shape.offsets is not None and max(shape.offsets) - min(shape.offsets) >= size:
+        if self._span is not None:
+            asked += f" and {self._span}"
+            if not self._ports:
+                return PortsExhausted(
+                    f"{asked}: no port is in both. Use mode 'ephemeral'", protocol=protocol
+                )
+        extent = self._ports[-1] - self._ports[0]
+        if shape.offsets is not None and max(shape.offsets) - min(shape.offsets) > extent:
             asked += f", which has only {size} ports. Use mode 'ephemeral'"
             return PortsExhausted(asked, protocol=protocol)
         if shape.length > size:

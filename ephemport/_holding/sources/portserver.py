@@ -13,7 +13,9 @@ from ephemport._holding.hold import Hold
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.shape import ONE, Shape
 from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.span import Span
 from ephemport._kernel.fork import lock
+from ephemport._kernel.port_range import reserved_ports
 
 # How many ports of the portserver may be taken already before we stop asking for more.
 _TRIES = 32
@@ -54,6 +56,14 @@ class Portserver:
     @property
     def ports(self) -> range:
         return range(1024, 65536)
+
+    @property
+    def barred(self) -> Collection[int]:
+        return reserved_ports()
+
+    def within(self, span: Span) -> Source:
+        # As for `hold_port()`: the portserver is not asked.
+        return span
 
     def hold(self, protocol: str, exclude: Collection[int]) -> Hold:
         passed_over: list[int] = []
