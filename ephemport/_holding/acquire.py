@@ -54,12 +54,15 @@ def opened(held: Hold) -> Hold:
 def hold_usual() -> Hold:
     """`hold(0, "tcp")` and `open()`, written out: the calls would cost a fifth of the whole."""
     held = Hold()
+    sock = None
     try:
         try:
             sock = new_socket(_V6, _TCP)
             held.parts = ((sock, cookie_of(sock)),)
         except OSError:
-            sock = None
+            if sock is not None:
+                sock.close()
+                sock = None
         if sock is None or held.forks != forks[0]:
             # No IPv6, no cookies, no descriptor left, or a fork: the long way handles them.
             held.close()

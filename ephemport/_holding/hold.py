@@ -371,7 +371,7 @@ class Hold:
         for held in self.sockets:
             if held.type == SOCK_DGRAM and held.family == endpoint.family and endpoint.is_wildcard:
                 # On the same address the kernel would choose between the two, so share one.
-                sock = socket(fileno=os.dup(held.fileno()))
+                sock = socket(held.family, held.type, held.proto, os.dup(held.fileno()))
                 sock.setsockopt(SOL_SOCKET, SO_RCVBUF, _default_receive_buffer() // 2)
                 return sock
         sock = socket(endpoint.family, SOCK_DGRAM)

@@ -67,9 +67,10 @@ class ProcessEnd:
         if self._pidfd is not None and self._pidfd.is_open():
             try:
                 return _status_of(os.P_PIDFD, self._pidfd.number)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # Linux 5.3 has pidfds, and 5.4 waits for them.
-                    raise
+            except ChildProcessError:
+                raise
+            except OSError:
+                pass  # Linux 5.3 has pidfds, and 5.4 waits for them
         return _status_of(os.P_PID, self.pid)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import Any, SupportsIndex
 
 from ephemport._arguments import shown, whole
+from ephemport._errors import CallRefused, refusal_in_words
 from ephemport._kernel.fork import lock
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -117,11 +118,21 @@ def out_of_the_way(sockets: list[socket.socket], handed: int) -> list[socket.soc
     """Move each socket above the descriptors that activation uses, and return the moved ones."""
     # Two each at most, for TCP and UDP.
     lowest = _FIRST + 2 * handed
-    moved = []
-    for sock in sockets:
-        with sock:
-            copy = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
-        moved.append(socket.socket(fileno=copy))
+    moved: list[socket.socket] = []
+    try:
+        for sock in sockets:
+            with sock:
+                copy = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest)
+                # All that is known, so that the kernel is not asked: a sandbox may refuse that.
+                moved.append(socket.socket(sock.family, sock.type, sock.proto, copy))
+    except OSError as error:
+        for sock in (*sockets, *moved):
+            sock.close()
+        raise CallRefused(
+            f"cannot pass a listening socket: fcntl(F_DUPFD_CLOEXEC): "
+            f"{refusal_in_words(error.errno)}. Without activation a server binds the port itself",
+            error.errno,
+        ) from error
     return moved
 
 
