@@ -8,6 +8,7 @@ such test. On a kernel that is new enough a missing ability is a failure under C
 import json
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -25,6 +26,14 @@ class _Facts(NamedTuple):
     is_here: Callable[[], bool]
 
 
+def _has_mptcp() -> bool:
+    try:
+        socket.socket(proto=socket.IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
 class Ability(Enum):
     """Something that Linux can do since some version."""
 
@@ -34,6 +43,13 @@ class Ability(Enum):
         "messages, `who` and `ls` cannot name who holds a TCP port without listening, and say so; "
         "`release()` after a fork does not wait for the child",
         can_see_bound_inactive,
+    )
+
+    MPTCP = _Facts(
+        (6, 1),
+        "has MPTCP, as Debian builds it",
+        "no server uses MPTCP",
+        _has_mptcp,
     )
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ephemport._kernel.fork import lock
+from tests.abilities import Ability, needs
 from tests.assist.conftest import NewHold, Start
 
 BARE = """
@@ -121,11 +122,8 @@ def test_udp_server_gets_the_datagrams_and_the_hold_is_shut_again(
             stranger.bind(("127.0.0.1", held.port))
 
 
+@needs(Ability.MPTCP)
 def test_mptcp_shares_the_numbers_of_tcp(start_python: Start, new_hold: NewHold) -> None:
-    try:
-        socket.socket(proto=socket.IPPROTO_MPTCP).close()
-    except OSError as error:
-        pytest.skip(f"no MPTCP here: {error}")
     held = new_hold()
     program = f"""
 import socket

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.kernels import arm64
 from tests.kernels.debian import Suite, kernel
-from tests.kernels.machine import Ended, Job, run
+from tests.kernels.machine import BOOTED, Ended, Job, run
 from tests.kernels.results import Result, read_report, record
 
 PASSED, FAILED, NOT_BOOTED, INTERRUPTED = 0, 1, 2, 130
@@ -43,8 +43,7 @@ SUBSET = (
     "kernel/test_kernel_sockets.py",
     "takeover/test_wait_facts.py",
     "assist/test_assist_takeover.py",
-    "isolation/test_isolate_call.py",
-    "diagnosis/test_doctor.py",
+    "isolation/test_isolate_enter.py",
     "diagnosis/test_without_sight.py",
 )
 # Tests that run longer than this hang, also without hardware support.
@@ -109,7 +108,7 @@ def _failed(name: str, ended: Ended, folder: Path, minutes: float) -> int:
     log = folder / "log"
     said = log.read_text(errors="replace") if log.exists() else ended.console
     print(said[-5000:])
-    if "booted Linux" not in ended.console:
+    if BOOTED not in ended.console:
         print(f"Linux {name} did not boot; see {folder}/console", file=sys.stderr)
         return NOT_BOOTED
     how = "did not end" if ended.status is None else f"ended with status {ended.status}"

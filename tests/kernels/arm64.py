@@ -5,6 +5,7 @@ that is done below. pip chooses the wheels of the other architecture by itself.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,11 +78,8 @@ def _install(folder: Path, clone: Path) -> None:
             *("--implementation", "cp", "--only-binary=:all:", f"{wheel}[test]"),
         )
     # The sources of the clone are imported, as after `pip install -e`.
-    subprocess.run(["rm", "-r", str(packages / "ephemport")], check=True)
-    (record,) = packages.glob("ephemport-*.dist-info/RECORD")
-    kept = [line for line in record.read_text().splitlines() if not line.startswith("ephemport/")]
-    record.write_text("\n".join(kept))
-    (packages / "ephemport.pth").write_text(f"{CLONE}\n")
+    shutil.rmtree(packages / "ephemport")
+    (packages / "ephemport").symlink_to(f"{CLONE}/ephemport")
     for script in (packages / "bin").iterdir():
         if script.is_file():
             _, _, rest = script.read_bytes().partition(b"\n")

@@ -113,6 +113,7 @@ def test_a_server_behind_npm_counts_and_may_live_on(tmp_path: Path) -> None:
 def test_a_command_that_leaves_a_container_is_no_daemon() -> None:
     """As `docker run -d` does: it ends with status 0, and the proxy listens."""
     with reserve() as r, front("docker-proxy", r.port), subprocess.Popen(["true"]) as detached:
+        detached.wait()  # before the look, which would see a stranger beside a process that runs
         with pytest.raises(ServerExited) as caught:
             r.wait_listening(600, detached)
     assert "daemonize" not in str(caught.value)
