@@ -7,12 +7,13 @@ differ, a child was forked between them.
 """
 
 import os
-import threading
 from collections import deque
+
+from ephemport._kernel.locks import new_lock
 
 # A `with lock:` calls what it guards, and has no loop with a condition of its own: at the jump back
 # of such a loop CPython 3.13 looks for signals, and an exception there does not give the lock back.
-lock = threading.RLock()
+lock = new_lock()
 
 # Changes before every fork. It is rotated, not counted up: a hook in C cannot be interrupted by a
 # signal handler that raises, and it does not give the interpreter to another thread.

@@ -36,6 +36,7 @@ from ephemport._errors import EphemportError, refusal_in_words
 from ephemport._holding.hold import Hold
 from ephemport._holding.identity import Identity, close_unless_lost, identity_of, is_still
 from ephemport._kernel.fork import lock
+from ephemport._kernel.locks import new_lock
 from ephemport._serving.messages import PREFIX, accepted, bound, knock, peer, refuse, send_away
 
 # A giver or an adopter that is silent for so many seconds has failed.
@@ -70,7 +71,7 @@ class Offer:
         self.listener: SocketType | None = None
         self._identity: Identity = b""
         # The thread closes the listener, and any thread may withdraw: not at the same time.
-        self._closing = threading.RLock()
+        self._closing = new_lock()
         # Weak: a forgotten reservation must be collected, and its token ends with it.
         self._hold: ref[Hold] | None = ref(hold, lambda _: self.withdraw())
 

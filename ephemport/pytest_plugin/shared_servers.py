@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import pytest
@@ -28,6 +28,7 @@ from ephemport._arguments import seconds, shown, text, whole
 from ephemport._errors import EphemportError, ServerExited
 from ephemport._holding.host import make_url
 from ephemport._kernel.descriptors import short_path
+from ephemport._kernel.locks import new_lock
 
 if TYPE_CHECKING:
     from ephemport._reservation import Reservation
@@ -98,7 +99,7 @@ class SharedServers:
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="ephemport-servers-")
         self._owner = os.getpid()
-        self._lock = Lock()
+        self._lock = new_lock()
         self._started: dict[Wanted, _Started] = {}
         self._listener: socket.socket | None = None
         self._ended = False
@@ -170,7 +171,7 @@ class _Started:
     def __init__(self, wanted: Wanted, log: str) -> None:
         self._wanted = wanted
         self._log = log
-        self._lock = Lock()
+        self._lock = new_lock()
         self._reservation: Reservation | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._server: SharedServer | None = None
