@@ -8,23 +8,10 @@ import pytest
 from ephemport._serving.assist import check_assist
 from tests.assist.conftest import NewHold, Start
 
-NUMBERS = {
-    "x86_64": {"seccomp": 317, "pidfd_open": 434, "pidfd_getfd": 438, "process_vm_readv": 310},
-    "aarch64": {"seccomp": 277, "pidfd_open": 434, "pidfd_getfd": 438, "process_vm_readv": 270},
-}[os.uname().machine]
-
-# A filter, as a container puts it on, that answers one system call with an error.
+# As a container does it, which answers one system call with an error.
 REFUSE = """
-import ctypes, struct
-libc = ctypes.CDLL(None, use_errno=True)
-code = b"".join(struct.pack("=HBBI", *i) for i in [
-    (0x20, 0, 0, 0), (0x15, 0, 1, {number}),
-    (0x06, 0, 0, 0x50000 | {errno}), (0x06, 0, 0, 0x7FFF0000),
-])
-buffer = ctypes.create_string_buffer(code, len(code))
-program = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(buffer)))
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, program, 0, 0) == 0
+from tests.sandbox.refusing import call_named, refuse
+refuse(call_named({call!r}), error={error})
 """
 
 CHECK = """
@@ -78,7 +65,7 @@ def test_a_yes_costs_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_container_may_refuse(
     start_python: Start, call: str, error: int, expected: str, then: str
 ) -> None:
-    server = start_python(REFUSE.format(number=NUMBERS[call], errno=error) + CHECK)
+    server = start_python(REFUSE.format(call=call, error=error) + CHECK)
     message = server.line()
     assert message.startswith("assisted take-over does not work here: ")
     assert expected in message

@@ -15,18 +15,8 @@ needs_filter = pytest.mark.skipif(
 )
 
 REFUSE = """
-import ctypes, errno, os, socket, struct, sys, json
-def refuse(family):
-    number = {"x86_64": 41, "aarch64": 198}[os.uname().machine]
-    program = b"".join(struct.pack("=HBBI", *op) for op in (
-        (0x20, 0, 0, 0), (0x15, 0, 3, number),
-        (0x20, 0, 0, 16), (0x15, 0, 1, family),
-        (0x06, 0, 0, 0x00050000 | errno.EAFNOSUPPORT), (0x06, 0, 0, 0x7FFF0000)))
-    code = ctypes.create_string_buffer(program)
-    filter = ctypes.create_string_buffer(struct.pack("@HP", 6, ctypes.addressof(code)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, filter, 0, 0) == 0
+import errno, os, socket, sys, json
+from tests.sandbox.refusing import call_named, refuse
 from tests.diagnosis.strangers import command, json_of
 """
 
@@ -37,7 +27,7 @@ def test_without_netlink() -> None:
         REFUSE
         + """
 from ephemport import reserve
-refuse(socket.AF_NETLINK)
+refuse(call_named("AF_NETLINK"), error=errno.EAFNOSUPPORT)
 with socket.create_server(("127.0.0.1", 0)) as server:
     (answer,) = json_of("who", str(server.getsockname()[1]))
     (found,) = answer["found"]
@@ -70,7 +60,7 @@ def test_without_ipv6(in_namespace: InNamespace) -> None:
     in_namespace(
         REFUSE
         + """
-refuse(socket.AF_INET6)
+refuse(call_named("AF_INET6"), error=errno.EAFNOSUPPORT)
 from ephemport import reserve
 from ephemport._kernel.sockets import can_see_bound_inactive
 from ephemport._looking.diagnosis import diagnose
