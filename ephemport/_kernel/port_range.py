@@ -24,10 +24,11 @@ def ephemeral_range() -> range:
     a sandbox), this is the kernel's default, range(32768, 61000). It applies to IPv6 as well.
     """
     try:
-        low, high = _read("ipv4/ip_local_port_range").split()
+        low, high = map(int, _read("ipv4/ip_local_port_range").split())
     except OSError:
         return range(32768, 61000)
-    return range(int(low), int(high) + 1)
+    # gVisor writes how many ports there are where Linux writes the last one.
+    return range(low, high + 1) if low <= high else range(low, low + high)
 
 
 def widest_range() -> range:

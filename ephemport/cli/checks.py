@@ -106,6 +106,15 @@ def self_test(name: str) -> Check:
             f"please report this, with 'uname -a' ({diagnosis})",
         )
     loopback = _loopback()
+    if while_held[f"{loopback} SO_REUSEADDR"] != 0 and not _options_count_after_the_bind(loopback):
+        return Check(
+            name,
+            BROKEN,
+            f"no server could take over port {held.port}: this system looks at SO_REUSEADDR at the "
+            "bind only, as gVisor's own network stack does, and a hold sets it after the bind. "
+            "Ports can be held, shared and looked at, and no server can bind them while they are",
+            "use the network stack of the host (runsc --network=host)",
+        )
     if while_held[f"{loopback} SO_REUSEADDR"] != 0:
         return Check(
             name,
@@ -122,6 +131,19 @@ def self_test(name: str) -> Check:
         f"port {held.port}: while it was held, a neighbour process could not get it and a server "
         "with SO_REUSEADDR could; after its release the neighbour got it",
     )
+
+
+def _options_count_after_the_bind(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as first, socket.socket(family) as second:
+        first.bind((address, 0))
+        for one in (first, second):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            second.bind(first.getsockname())
+        except OSError:
+            return False
+    return True
 
 
 def _neighbour(port: int) -> dict[str, int]:

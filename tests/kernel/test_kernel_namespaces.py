@@ -199,3 +199,8 @@ def test_capabilities_decide(ask: Callable[..., Any]) -> None:
     assert ask("become_nobody(); answer(namespaces._has_capabilities(21))") is False
     if os.getuid() == 0:
         assert namespaces._has_capabilities(12)
+
+
+def test_a_range_as_gvisor_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port_range, "_read", lambda name: "32768\t28232\n")
+    assert port_range.ephemeral_range() == range(32768, 61000)
