@@ -98,6 +98,10 @@ VALUES: dict[str, SearchStrategy[str]] = {
     "allowed": PORT_SPECS,
     "offsets": st.sampled_from(["0,10000", "0,1", "0", "1", "0,-1", "0,70000", "0,,1", "x", ""]),
     "multiple_of": _numbers("1", "2", "8", "0"),
+    # No agent answers: that is tests/nodes.
+    "on": st.sampled_from(["true", "false", "nosuch", "sh -c 'exit 3'", "'", " ", "/"]),
+    "python": st.sampled_from(["python3", "nosuch", "", "\0"]),
+    "lease": _numbers("1", "30"),
     "wait_listening": _numbers("0", "0.01"),
     "n": _numbers("1", "2", "128", "129"),
     "holder_for": _pids(),
