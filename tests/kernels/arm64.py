@@ -52,7 +52,7 @@ def _configure(folder: Path) -> None:
     for name in ("passwd", "group"):
         (folder / "etc" / name).write_bytes((base / f"{name}.master").read_bytes())
     (folder / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
-    for name in ("proc", "sys", "dev", "run", "tmp", "root"):
+    for name in ("proc", "sys", "dev", "run", "tmp", "root", "mnt"):
         (folder / name).mkdir(exist_ok=True)
     shell = folder / "usr/bin/sh"
     if not shell.exists():
