@@ -101,3 +101,18 @@ def test_a_node_twice() -> None:
             reserve_everywhere([node, node], host="::")
         with reserve_everywhere([node], host="127.0.0.1") as group:
             assert len(group) == 1
+
+
+def test_any_of_a_range_on_both(nodes: Nodes) -> None:
+    first, second = nodes
+    span = range(20000, 20008)
+    with (
+        first.reserve_many(4, host="0.0.0.0", port=span[:4]),
+        second.reserve_many(3, host="0.0.0.0", port=span[4:7]),
+        reserve_everywhere(
+            nodes, host="0.0.0.0", range=iter(span), outside_ephemeral=True
+        ) as group,
+    ):
+        assert group.ports == [20007, 20007]
+        with pytest.raises(PortsExhausted, match=r"20000-20007 \(range=\)"):
+            reserve_everywhere(nodes, host="0.0.0.0", range=span)
