@@ -192,6 +192,9 @@ def test_another_user_is_refused(in_namespace: InNamespace) -> None:
 
 
 def _adopt_as_nobody() -> None:
+    # Before the change of user: another user may not read a checkout below a folder of mode 0700.
+    import ephemport._serving.adopt  # noqa: F401
+
     with reserve() as r:
         token = r.share()
 
