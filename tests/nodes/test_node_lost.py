@@ -72,6 +72,8 @@ def test_without_a_lease_a_cut_link_is_seen_by_the_next_answer(
             r.share()
         assert r.lost
         assert not there.is_free(r.port)
+        # Nothing tells it, on its side of the link, that nobody is there any more.
+        os.kill(node.pid, signal.SIGKILL)
 
 
 def test_the_end_of_the_agent_is_seen_at_once(hosts: tuple[Host, Host]) -> None:
