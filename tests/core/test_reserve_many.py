@@ -132,7 +132,7 @@ def test_rows_begin_where_it_is_wanted(in_namespace: InNamespace) -> None:
 def _wanted_rows() -> None:
     with reserve_many(3, contiguous=True, port=40010) as group:
         assert group.ports == [40010, 40011, 40012]
-        by = "this process" if can_see_bound_inactive() else "does not show by whom"
+        by = "this process" if can_see_bound_inactive() else "the kernel shows nobody; TCP sockets"
         with pytest.raises(PortUnavailable, match=by) as caught:
             reserve_many(3, contiguous=True, port=40008)
         assert "40008-40010" in str(caught.value)

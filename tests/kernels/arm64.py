@@ -18,7 +18,18 @@ SUITE = Suite("trixie", "arm64")
 CLONE = "/opt/ephemport"
 VENV = "/opt/venv"
 _PACKAGES = (
-    *("bash", "coreutils", "dash", "findutils", "gcc", "grep", "kmod", "libc6-dev", "memcached"),
+    *(
+        "bash",
+        "coreutils",
+        "dash",
+        "findutils",
+        "gcc",
+        "grep",
+        "hostname",
+        "kmod",
+        "libc6-dev",
+        "memcached",
+    ),
     *(
         "mount",
         "nodejs",
