@@ -1,4 +1,4 @@
-"""Reservations beside other ways to start a process or an interpreter: each has its own, or says so.
+"""Reservations beside other ways to start a process or an interpreter: each has its own or says so.
 
 The default of multiprocessing is "forkserver" since Python 3.14, and was "fork" before.
 """
