@@ -168,8 +168,10 @@ def test_a_constant_that_was_made_at_import(project: Project, isolation: None) -
 def test_a_database_that_workers_cannot_reach(engine: str, host: str, refused: bool) -> None:
     done = run_python(
         f"""
-import unittest
+import multiprocessing, unittest
 from django.conf import settings
+# Where it is another, as since Python 3.14, Django loads the drivers, which are not installed.
+multiprocessing.set_start_method("fork")
 settings.configure(DATABASES={{"default": {{"ENGINE": {engine!r}, "HOST": {host!r}}}}})
 import ephemport
 from ephemport.django import IsolatedSuite
