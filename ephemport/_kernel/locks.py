@@ -1,13 +1,14 @@
 """Locks that a signal handler which raises does not leave locked.
 
-Since 3.14 Python looks for signals between the return of `__enter__` and the begin of a `with`
-block. An exception there does not give the lock back, and the next thread waits without end.
+Python 3.14 looks for signals between the return of `__enter__` and the begin of a `with` block. An
+exception there does not give the lock back, and the next thread waits without end. Before 3.14, and
+since 3.15, no signal is handled at that place.
 """
 
 import sys
 import threading
 
-if sys.version_info >= (3, 14):
+if sys.version_info[:2] == (3, 14):
     from _thread import RLock as _RLock
 
     class _Lock(_RLock):  # type: ignore[misc]  # not final, whatever typeshed says

@@ -105,13 +105,18 @@ def _settle() -> None:
     global _replaced
     with lock:
         if _blocks or (own_tests.chosen() and _tests_have_ports):
-            if not all(one.stands() for one in _replaced):
+            if not _all_stand(_replaced):
                 _end(_replaced)
                 # New ones each time: the last may still stand below other code's replacements.
                 _replaced = (_Replaced("bind", _bind), _Replaced("listen", _listen))
                 _begin(_replaced)
         else:
             _end(_replaced)
+
+
+def _all_stand(replaced: "Iterable[_Replaced]") -> bool:
+    # Python 3.15 makes a loop of all(), and such a loop must not stand in a `with lock:`.
+    return all(one.stands() for one in replaced)
 
 
 def _begin(replaced: "Iterable[_Replaced]") -> None:

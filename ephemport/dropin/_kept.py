@@ -84,10 +84,14 @@ def new_reservation(protocol: str, *, chosen: str | None = None, **request: Any)
         return _keep(reserve_from(EPHEMERAL, asked))
 
 
+def _is_kept(port: int, protocol: str) -> bool:
+    return any((kind, port) in _kept for kind in KINDS[protocol])
+
+
 def try_to_keep(port: int, protocol: str) -> bool:
     """Hold a port that another program chose. False: it is taken."""
     with lock:
-        if any((kind, port) in _kept for kind in KINDS[protocol]):
+        if _is_kept(port, protocol):
             return True
         try:
             hold = hold_port(port, protocol)
