@@ -116,9 +116,16 @@ class Watch:
             # Without /proc no process is seen, and whose a socket is is unknown, except its user.
             ours = [one for one in records if one.uid == os.geteuid()]
             return listener_of(ours[0], None) if ours else None
-        of_family = owners({record.inode for record in records}, within=family)
+        inodes = {record.inode for record in records}
+        of_family = owners(inodes, within=family)
         hidden = {user_of(pid) for pid in family if open_sockets(pid) is None}
-        ours = [one for one in records if one.inode in of_family or one.uid in hidden]
+        # What a process has that may be looked into is not the hidden one's.
+        seen = owners(inodes) if hidden else {}
+        ours = [
+            one
+            for one in records
+            if one.inode in of_family or (one.uid in hidden and one.inode not in seen)
+        ]
         strangers = [one for one in records if one not in ours]
         if strangers and self.awaited.is_known:
             # A child that was forked just now may be missing in the tree: look twice.

@@ -113,10 +113,20 @@ def _mounts(root: Path, shown: Path) -> Iterator[dict[str, Any]]:
     yield _mount("shm", "/dev/shm", "tmpfs", "nosuid", "mode=1777")
     yield _mount("sysfs", "/sys", "sysfs", "nosuid", "ro")
     yield _mount("tmpfs", "/tmp", "tmpfs", "nosuid", "mode=1777")
-    # What is below the machine's own /tmp is hidden by now.
-    for path in {str(ROOT), str(shown), sys.prefix, sys.base_prefix}:
-        if path.startswith("/tmp/"):
-            yield _mount(path, path, "bind", "rbind", "ro")
+    for path in _below_tmp(shown):
+        yield _mount(path, path, "bind", "rbind", "ro")
+
+
+def _below_tmp(shown: Path) -> list[str]:
+    """What is needed of the machine's own /tmp, which another one hides there."""
+    needed = [str(ROOT), str(shown), sys.prefix, sys.base_prefix]
+    # The interpreter of a virtual environment is a link, maybe to another one.
+    interpreter = sys.executable
+    while os.path.islink(interpreter):
+        interpreter = os.path.join(os.path.dirname(interpreter), os.readlink(interpreter))
+        needed.append(os.path.dirname(interpreter))
+    # An outer folder first: mounted later, it would hide the inner one.
+    return sorted({path for path in needed if path.startswith("/tmp/")})
 
 
 def _mount(source: str, target: str, kind: str, *options: str) -> dict[str, Any]:
@@ -156,12 +166,7 @@ def _translated(profile: Path, capabilities: list[str]) -> dict[str, Any]:
 
 
 def bubblewrap(folder: Path, shown: Path, command: list[str]) -> list[str]:
-    binds = [
-        word
-        for path in {str(ROOT), str(shown), sys.prefix, sys.base_prefix}
-        if path.startswith("/tmp/")
-        for word in ("--ro-bind", path, path)
-    ]
+    binds = [word for path in _below_tmp(shown) for word in ("--ro-bind", path, path)]
     return [
         *("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),
         *(*binds, "--unshare-all", "--die-with-parent", "--chdir", str(ROOT), *command),
