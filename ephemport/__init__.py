@@ -20,11 +20,13 @@ from ephemport._errors import (
 from ephemport._later import later
 
 if TYPE_CHECKING:
+    from ephemport._findings import Diagnosis, Found
     from ephemport._isolating.this_process import isolate
-    from ephemport._looking.diagnosis import Diagnosis, Found, diagnose
+    from ephemport._looking.diagnosis import diagnose
     from ephemport._looking.listeners import Holder, Listener, holders, listeners
     from ephemport._nodes.everywhere import reserve_everywhere
-    from ephemport._nodes.node import Node, NodeReservation, NodeReservationGroup, on
+    from ephemport._nodes.node import Node, NodeReservation, NodeReservationGroup
+    from ephemport._nodes.opening import on
     from ephemport._port_map import port_map
     from ephemport._reservation import (
         Reservation,
@@ -83,10 +85,12 @@ __getattr__, __dir__ = later(
     __name__,
     {
         "_isolating.this_process": ("isolate",),
-        "_looking.diagnosis": ("Diagnosis", "Found", "diagnose"),
+        "_findings": ("Diagnosis", "Found"),
+        "_looking.diagnosis": ("diagnose",),
         "_looking.listeners": ("Holder", "Listener", "holders", "listeners"),
         "_nodes.everywhere": ("reserve_everywhere",),
-        "_nodes.node": ("Node", "NodeReservation", "NodeReservationGroup", "on"),
+        "_nodes.node": ("Node", "NodeReservation", "NodeReservationGroup"),
+        "_nodes.opening": ("on",),
         "_port_map": ("port_map",),
         "_reservation": ("Reservation", "ReservationGroup", "adopt", "reserve", "reserve_many"),
         "_serving.inside": ("assisted",),

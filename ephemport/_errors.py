@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Diagnosis
+    from ephemport._findings import Diagnosis
 
 
 class EphemportError(RuntimeError):

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
+from ephemport._findings import Found
 from ephemport._holding.refusal import first_step
-from ephemport._looking.diagnosis import Found, diagnosis_or_none, found_on
+from ephemport._looking.diagnosis import diagnosis_or_none, found_on
 from ephemport._looking.sight import unseen_holders
 
 # A message names the owners of so many ports, and says how many others there are.

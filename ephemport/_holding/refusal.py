@@ -13,10 +13,11 @@ from ephemport._errors import (
     PortUnavailable,
     refusal_in_words,
 )
-from ephemport._holding.steps import refused_step
 
 # Not with the first error: by then the process may have another root, or be another user's.
-from ephemport._looking.diagnosis import CLOSING, TIME_WAIT, Diagnosis, Found, diagnosis_or_none
+from ephemport._findings import CLOSING, TIME_WAIT, Diagnosis, Found
+from ephemport._holding.steps import refused_step
+from ephemport._looking.diagnosis import diagnosis_or_none
 from ephemport._looking.sight import unseen_holders
 from ephemport._looking.time_wait import is_left_over, what_helps
 

@@ -11,11 +11,10 @@ from ephemport import _spelling
 from ephemport._arguments import PORTS, at_most, shown, whole
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.acquire import hold_any, hold_first, hold_port
-from ephemport._holding.lack import barred, room, usage
+from ephemport._holding.lack import barred, not_enough, room, usage
 from ephemport._holding.owners import Owners, listed
 from ephemport._holding.picking import all_from_somewhere, random_some
 from ephemport._holding.shape import ONE, Shape
-from ephemport._holding.sources import not_enough
 from ephemport._kernel import port_range
 
 if TYPE_CHECKING:

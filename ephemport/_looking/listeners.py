@@ -5,12 +5,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, SupportsIndex
 
 from ephemport._arguments import checked_port
+from ephemport._findings import owner_in_words, place
 from ephemport._kernel.processes import command_line, descendants, owners
 from ephemport._kernel.sockets import SocketRecord, State, read_sockets
 from ephemport._looking.recognition import is_udp_hold
-
-# A command line may be very long; a message shows so many characters of it.
-_LONGEST_COMMAND = 300
 
 
 class Listener(NamedTuple):
@@ -146,41 +144,6 @@ def _fields(
     pid = pids[0] if pids else None
     command = None if pid is None else command_line(pid)
     return (record.port, record.address, record.protocol, record.uid, pid, command)
-
-
-def owner_in_words(pid: int | None, uid: int, command: str | None) -> str:
-    """Return the owner of a socket as messages name it."""
-    if pid is None:
-        return (
-            f"{unknown_owner(uid)} process" if uid != os.geteuid() else f"an {unknown_owner(uid)}"
-        )
-    if pid == os.getpid():
-        return f"this process (pid {pid})"
-    return f"pid {pid} ({command_in_words(command or 'command line unknown')})"
-
-
-def command_in_words(command: str) -> str:
-    """Return a command line as messages show it: one line, cut where it is very long."""
-    line = one_line(command)
-    return line if len(line) <= _LONGEST_COMMAND else f"{line[:_LONGEST_COMMAND]}..."
-
-
-def unknown_owner(uid: int) -> str:
-    """Name the owner of a socket whose process cannot be seen: "another user's (uid 1000)"."""
-    # Our own processes are not seen when they are in another pid namespace.
-    return f"another user's (uid {uid})" if uid != os.geteuid() else f"unseen process (uid {uid})"
-
-
-def place(address: str, port: int) -> str:
-    """Return an address with its port."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def one_line(text: str) -> str:
-    """Return `text` with line breaks and terminal control characters escaped."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _describe(one: Listener | Holder, verb: str) -> str:

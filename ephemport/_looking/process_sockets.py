@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from ephemport._findings import place
 from ephemport._kernel.networks import network_of
 from ephemport._kernel.other_process import duplicate, socket_option
 from ephemport._kernel.processes import open_sockets
 from ephemport._kernel.sockets import SocketRecord, State, can_see_bound_inactive, read_sockets
-from ephemport._looking.listeners import place
 from ephemport._looking.recognition import is_udp_hold
 
 _SO_DOMAIN, _SO_PROTOCOL = 39, 38  # include/uapi/asm-generic/socket.h

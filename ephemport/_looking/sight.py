@@ -2,10 +2,9 @@
 
 import os
 
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel.processes import pids
 from ephemport._kernel.sockets import State, can_see_bound_inactive, read_netlink
-
-HOLDERS_UNSEEN = "TCP sockets that are bound and do not listen cannot be seen"
 
 
 def unseen_holders(port: int | None = None) -> str | None:

@@ -8,7 +8,7 @@ if the one before it had set the option as well. Otherwise no server gets it on 
 from collections.abc import Sequence
 
 from ephemport import _spelling
-from ephemport._looking.diagnosis import CLOSING, TIME_WAIT, Found
+from ephemport._findings import CLOSING, TIME_WAIT, Found
 from ephemport._looking.trial import try_binds
 
 _LEFT = "No process has these connections any more"

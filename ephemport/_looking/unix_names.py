@@ -10,6 +10,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import NamedTuple
 
+from ephemport._findings import one_line, owner_in_words
 from ephemport._kernel.networks import Network, inside, other_networks
 from ephemport._kernel.processes import command_line, owners
 from ephemport._kernel.unix_sockets import (
@@ -18,7 +19,6 @@ from ephemport._kernel.unix_sockets import (
     read_proc_net,
     read_unix_sockets,
 )
-from ephemport._looking.listeners import one_line, owner_in_words
 
 
 class Standing(Enum):

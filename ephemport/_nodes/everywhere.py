@@ -5,15 +5,8 @@ from typing import SupportsIndex
 
 from ephemport._arguments import at_most, shown, text
 from ephemport._errors import PortsExhausted, PortUnavailable
-from ephemport._nodes.node import (
-    HOST_MUST_BE,
-    Node,
-    NodeReservation,
-    NodeReservationGroup,
-    Ports,
-    Terms,
-    terms_of,
-)
+from ephemport._nodes.node import Node, NodeReservation, NodeReservationGroup
+from ephemport._nodes.terms import HOST_MUST_BE, Ports, Terms, terms_of
 
 # So many ports that one node had free and another had not: then the search ends.
 _TRIES = 200

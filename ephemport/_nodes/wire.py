@@ -10,7 +10,7 @@ from typing import Any
 
 from ephemport import _errors
 from ephemport._errors import EphemportError
-from ephemport._looking.diagnosis import Diagnosis, Found
+from ephemport._findings import Diagnosis, Found
 
 # What both ends must agree on. It changes with the meaning of the messages, not with each release.
 PROTOCOL = 1

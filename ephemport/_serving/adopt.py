@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from ephemport._arguments import checked_port, text
 from ephemport._errors import EphemportError, refusal_in_words
+from ephemport._findings import command_in_words
 from ephemport._holding.acquire import adopt_sockets
 from ephemport._holding.handoffs import handoff_named
 from ephemport._holding.hold import Hold
 from ephemport._kernel.fork import lock
 from ephemport._kernel.processes import command_line, is_running, is_stopped
 from ephemport._kernel.protocols import KINDS, PARTS, check_protocol
-from ephemport._looking.listeners import command_in_words
 from ephemport._serving.messages import PREFIX, address, peer
 from ephemport._serving.share import HAVE_IT, LET_GO, PATIENCE
 

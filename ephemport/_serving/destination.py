@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import NamedTuple, SupportsIndex
 
 from ephemport._arguments import checked_port
+from ephemport._findings import place
 from ephemport._holding.host import bracketed, targets
 from ephemport._kernel.protocols import PARTS
 from ephemport._kernel.sockets import SocketRecord
-from ephemport._looking.listeners import place
 from ephemport._looking.reach import LOOPBACK_INTERFACE, Target, reaches
 
 _LOOPBACKS = {int(socket.AF_INET): "127.0.0.1", int(socket.AF_INET6): "::1"}

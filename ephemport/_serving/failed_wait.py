@@ -6,17 +6,13 @@ from collections.abc import Sequence
 
 from ephemport import _spelling
 from ephemport._errors import EphemportError, ServerExited, TakeoverTimeout, WrongListener
+from ephemport._findings import LISTENS, RECEIVES, Diagnosis, owner_in_words
 from ephemport._holding.host import bracketed
 from ephemport._kernel.processes import owners
 from ephemport._kernel.sockets import SocketRecord
-from ephemport._looking.diagnosis import LISTENS, RECEIVES, Diagnosis, diagnosis_or_none
+from ephemport._looking.diagnosis import diagnosis_or_none
 from ephemport._looking.fronts import front_in_words
-from ephemport._looking.listeners import (
-    listener_of,
-    listening_records,
-    owner_in_words,
-    owners_of,
-)
+from ephemport._looking.listeners import listener_of, listening_records, owners_of
 from ephemport._looking.process_sockets import options_of, what_processes_have
 from ephemport._looking.reach import LOOPBACK_INTERFACE, target_of
 from ephemport._serving.awaited import Anybody

@@ -8,7 +8,7 @@ from ephemport._looking.recognition import HoldKind
 from ephemport._looking.time_wait import is_left_over_beside_holds, what_helps
 
 if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Diagnosis
+    from ephemport._findings import Diagnosis
 
 _TAKEN_TEXTS = ("address already in use", "eaddrinuse", "address in use", "errno 98")
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ephemport import _spelling
 from ephemport._arguments import at_most, shown, whole
 from ephemport._errors import EphemportError, PortUnavailable
+from ephemport._findings import place
 from ephemport._holding.hold import Hold
 from ephemport._holding.host import Endpoint, endpoint, make_url
 from ephemport._holding.refusal import unavailable
 from ephemport._later import importing
-from ephemport._looking.listeners import place
 from ephemport._serving.activation import (
     Argument,
     Text,

@@ -9,15 +9,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ephemport._findings import HOLDS, LISTENS, RECEIVES, Found, place, unknown_owner
 from ephemport._kernel.processes import environment
-from ephemport._looking.diagnosis import (
-    HOLDS,
-    LISTENS,
-    RECEIVES,
-    Found,
-    all_holders_and_listeners,
-)
-from ephemport._looking.listeners import place, unknown_owner
+from ephemport._looking.diagnosis import all_holders_and_listeners
 from ephemport._looking.sight import unseen, unseen_holders
 from ephemport.cli import tables
 from ephemport.cli.tables import Cell, Line, Span

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TextIO
 
-from ephemport._looking.listeners import one_line
+from ephemport._findings import one_line
 
 # If the output is no terminal, a line has no limit.
 _UNLIMITED = 1 << 20

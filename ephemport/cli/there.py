@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 from ephemport._holding.handoffs import Handoff
 from ephemport._holding.shape import Shape
-from ephemport._nodes.node import Node, NodeReservation, on, terms_of
+from ephemport._nodes.node import Node, NodeReservation
+from ephemport._nodes.opening import on
+from ephemport._nodes.terms import terms_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

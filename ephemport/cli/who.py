@@ -8,16 +8,17 @@ import socket
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ephemport._looking.diagnosis import (
+from ephemport._findings import (
     CLOSING,
     CONNECTED,
     HOLDS,
     TIME_WAIT,
     Diagnosis,
     Found,
-    diagnose,
+    place,
+    unknown_owner,
 )
-from ephemport._looking.listeners import place, unknown_owner
+from ephemport._looking.diagnosis import diagnose
 from ephemport.cli.tables import (
     Cell,
     Line,

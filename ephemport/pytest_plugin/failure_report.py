@@ -31,7 +31,7 @@ from ephemport.pytest_plugin.evidence import (
 from ephemport.pytest_plugin.failed_bind import FailedBind, failed_bind
 
 if TYPE_CHECKING:
-    from ephemport._looking.diagnosis import Diagnosis
+    from ephemport._findings import Diagnosis
     from ephemport._reservation import Reservation
 
 _OURS = (PortUnavailable, ServerExited, StillListening, TakeoverTimeout, WrongListener)
@@ -227,8 +227,8 @@ def _of_released(kept: "Reservation", tried: FailedBind | None) -> str:
 
 
 def _what_helps(diagnosis: "Diagnosis", tried: FailedBind | None, evidence: Evidence) -> str:
+    from ephemport._findings import LISTENS, RECEIVES
     from ephemport._kernel.protocols import PARTS
-    from ephemport._looking.diagnosis import LISTENS, RECEIVES
     from ephemport._looking.time_wait import (
         is_left_over,
         is_left_over_beside_holds,

@@ -25,9 +25,9 @@ from ephemport import (
     reserve_many,
 )
 from ephemport._allocator import PortAllocator
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._holding.request import Request
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from tests.conftest import InNamespace
 from tests.core.helpers import bound
 

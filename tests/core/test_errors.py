@@ -10,8 +10,8 @@ import pytest
 
 import ephemport
 from ephemport import PortsExhausted, PortUnavailable, reserve, reserve_many
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from tests.conftest import InNamespace
 from tests.core.helpers import bound, bound_ports, open_descriptors
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ephemport import PortUnavailable, reserve, reserve_many
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from tests.conftest import InNamespace
 from tests.core.helpers import become_nobody, bound, can_be_two_users, leave_time_wait
 

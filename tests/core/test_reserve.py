@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ephemport import NoShadow, PortUnavailable, Reservation, holders, reserve
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel.port_range import ephemeral_range
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from tests.conftest import InNamespace
 from tests.core.helpers import (
     ADDRESSES,

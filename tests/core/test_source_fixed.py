@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ephemport import EphemportError, PortsExhausted, PortUnavailable, Reservation
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._holding.lock_folder import LockFolder
 from ephemport._holding.request import Request
 from ephemport._holding.sources.fixed import Fixed
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from ephemport._reservation import reserve_from, reserve_many_from
 from tests.conftest import InNamespace
 from tests.core.helpers import bound, child, finish, in_child, may_bind, open_descriptors

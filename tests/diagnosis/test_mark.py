@@ -109,7 +109,7 @@ def test_nothing_but_what_is_displayed_depends_on_the_mark() -> None:
         r"\bmark_of\b": {"_looking/mark.py", "_looking/recognition.py"},
         r"\bRecognizer\b": {"_looking/recognition.py", "_looking/diagnosis.py"},
         r"\.ephemport\b(?! import)": {
-            "_looking/diagnosis.py",
+            "_findings.py",
             "_looking/time_wait.py",
             "_serving/hints.py",
             "cli/ls.py",

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ephemport import PortUnavailable, reserve, reserve_many
+from ephemport._findings import Diagnosis
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.diagnosis import Diagnosis, diagnose
+from ephemport._looking.diagnosis import diagnose
 from tests.abilities import Ability, needs
 from tests.conftest import InNamespace
 from tests.core.helpers import become_nobody

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ephemport import PortsExhausted, diagnose, holders, reserve, reserve_many
-from ephemport._looking.sight import HOLDERS_UNSEEN
+from ephemport._findings import HOLDERS_UNSEEN
 from tests.abilities import Ability, without
 from tests.conftest import InNamespace
 from tests.core.helpers import bound

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from ephemport import ServerExited, TakeoverTimeout, WrongListener, reserve, wait_listening
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel.sockets import can_see_bound_inactive
 from ephemport._looking.process_sockets import what_processes_have
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from tests.abilities import Ability, needs, without
 from tests.conftest import InNamespace
 
@@ -123,7 +123,7 @@ def test_a_process_in_another_network(in_namespace: InNamespace) -> None:
 import subprocess, sys
 from ephemport._kernel.sockets import can_see_bound_inactive
 from ephemport._looking.process_sockets import what_processes_have
-from ephemport._looking.sight import HOLDERS_UNSEEN
+from ephemport._findings import HOLDERS_UNSEEN
 child = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
 from tests.core.helpers import eventually
 from ephemport._kernel.networks import network_of

@@ -22,9 +22,9 @@ from ephemport import (
     reserve,
     wait_listening,
 )
+from ephemport._findings import HOLDERS_UNSEEN
 from ephemport._kernel import sockets
 from ephemport._kernel.sockets import can_see_bound_inactive
-from ephemport._looking.sight import HOLDERS_UNSEEN
 from ephemport._serving.watch import Watch
 from tests.conftest import InNamespace
 

@@ -57,13 +57,6 @@ class Terms(NamedTuple):
     address: str
 
 
-def not_enough(protocol: str, shape: Shape) -> str:
-    """The beginning of the error of a source that has no such ports."""
-    what = {"tcp": "TCP", "udp": "UDP"}.get(protocol, "TCP and UDP")
-    lack = "no port left" if shape.length == 1 else "not enough ports left"
-    return f"{lack}: looked for {shape} for {what}"
-
-
 @cache
 def modes() -> tuple[str, ...]:
     """The names of all sources."""

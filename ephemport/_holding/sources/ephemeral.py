@@ -7,12 +7,12 @@ from ephemport import _spelling
 from ephemport._errors import PortsExhausted
 from ephemport._holding.acquire import hold, hold_first, hold_port, hold_usual, opened
 from ephemport._holding.hold import Hold
-from ephemport._holding.lack import barred, room, usage
+from ephemport._holding.lack import barred, not_enough, room, usage
 from ephemport._holding.owners import listed
 from ephemport._holding.picking import all_from_somewhere, random_some
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.shape import ONE, Shape
-from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.sources import Source, Terms
 from ephemport._holding.span import Span
 from ephemport._kernel import port_range
 from ephemport._spelling import preferring

@@ -9,11 +9,12 @@ from ephemport._arguments import PORTS
 from ephemport._errors import PortsExhausted, PortUnavailable
 from ephemport._holding.acquire import hold_port
 from ephemport._holding.hold import Hold
+from ephemport._holding.lack import not_enough
 from ephemport._holding.lock_folder import LockFolder, Standing
 from ephemport._holding.owners import listed
 from ephemport._holding.ranges import CATEGORIES, worker_range
 from ephemport._holding.shape import ONE, Shape
-from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.sources import Source, Terms
 from ephemport._holding.span import Span
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import ports_in_use

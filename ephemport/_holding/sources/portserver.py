@@ -10,9 +10,10 @@ from contextlib import redirect_stderr, suppress
 from ephemport._errors import EphemportError, PortsExhausted
 from ephemport._holding.acquire import hold_port
 from ephemport._holding.hold import Hold
+from ephemport._holding.lack import not_enough
 from ephemport._holding.ranges import CATEGORIES
 from ephemport._holding.shape import ONE, Shape
-from ephemport._holding.sources import Source, Terms, not_enough
+from ephemport._holding.sources import Source, Terms
 from ephemport._holding.span import Span
 from ephemport._kernel.fork import lock
 from ephemport._kernel.port_range import reserved_ports

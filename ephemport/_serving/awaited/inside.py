@@ -4,8 +4,8 @@ import os
 import threading
 from typing import Any, Protocol
 
+from ephemport._findings import one_line
 from ephemport._kernel.processes import descendants
-from ephemport._looking.listeners import one_line
 from ephemport._serving.awaited.anybody import Anybody, Ending
 from ephemport._serving.event_loop import Loop
 from ephemport._serving.thread_failures import failure_of, keep_failure

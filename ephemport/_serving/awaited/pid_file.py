@@ -4,8 +4,8 @@ import os
 import time
 from typing import NamedTuple
 
+from ephemport._findings import command_in_words, one_line
 from ephemport._kernel.processes import age, command_line, descendants, is_running
-from ephemport._looking.listeners import command_in_words, one_line
 from ephemport._serving.awaited.anybody import Anybody
 from ephemport._serving.event_loop import Loop
 

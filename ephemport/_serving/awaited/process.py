@@ -5,6 +5,7 @@ import time
 from typing import Protocol
 
 from ephemport._errors import EphemportError
+from ephemport._findings import command_in_words
 from ephemport._kernel.process_end import ProcessEnd
 from ephemport._kernel.processes import (
     command_line,
@@ -12,7 +13,6 @@ from ephemport._kernel.processes import (
     is_running,
     session_or_group,
 )
-from ephemport._looking.listeners import command_in_words
 from ephemport._serving.awaited.anybody import Anybody, Ending
 from ephemport._serving.event_loop import Loop
 from ephemport._serving.output import captured_output
