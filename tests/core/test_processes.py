@@ -44,6 +44,13 @@ def start(method: str, target: Callable[..., None]) -> tuple[Any, Connection]:
     return process, ours
 
 
+def end(process: Any) -> None:
+    process.join(30)
+    assert process.exitcode == 0
+    # Its pipes would stay open until it is collected, in the middle of another test.
+    process.close()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_child_holds_ports_of_its_own(method: str) -> None:
     with reserve() as mine:
@@ -54,8 +61,7 @@ def test_a_child_holds_ports_of_its_own(method: str) -> None:
         with pytest.raises(Exception, match=f"port {port}.* pid {process.pid}"):
             reserve(port=port)
         connection.send("end")
-        process.join(30)
-        assert process.exitcode == 0
+        end(process)
         reserve(port=port).release()
         connection.close()
 
@@ -68,8 +74,7 @@ def test_a_child_adopts_by_a_token(method: str) -> None:
     assert connection.recv() == r.port
     assert r.released
     connection.send("end")
-    process.join(30)
-    assert process.exitcode == 0
+    end(process)
     connection.close()
 
 

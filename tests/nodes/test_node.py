@@ -236,8 +236,10 @@ def test_a_closed_node_says_so(here: Node) -> None:
 def test_a_forgotten_node_warns_and_ends() -> None:
     node = on([], python=sys.executable)
     agent = node.pid
+    thread = channel_of(node)._thread
     with pytest.warns(ResourceWarning, match="never closed"):
         del node
+    thread.join(20)
     eventually(lambda: not os.path.exists(f"/proc/{agent}"))
 
 
